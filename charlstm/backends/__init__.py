@@ -1,0 +1,62 @@
+"""Backends by name; nothing of a backend is imported before it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from ..errors import BackendError, UsageError
+from .ops import Array, CIFGTape, Ops, check_dtype
+
+__all__ = ["BACKENDS", "Array", "CIFGTape", "Ops", "check_dtype", "describe_backends", "get_ops"]
+
+BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}
+
+
+def get_ops(name: str | Ops = "auto", threads: int | None = None) -> Ops:
+    """The ops of a backend: "numpy", "numba", "cupy", or "auto" for the fastest that can run.
+
+    "auto" takes cupy where there is a GPU that it can use, then numba, then numpy. `threads`
+    limits the threads of the host; None reads CHARLSTM_NUM_THREADS, else takes every usable core.
+    Raises UsageError for an unknown name and BackendError for one that cannot run here.
+    """
+    if isinstance(name, Ops):
+        return name
+    if name == "auto":
+        name = next(b for b in ("cupy", "numba", "numpy") if unavailable(b) is None)
+    if name not in BACKENDS:
+        raise UsageError(f"unknown backend {name!r}: choose from auto, {', '.join(BACKENDS)}")
+    reason = unavailable(name)
+    if reason:
+        raise BackendError(f"the {name} backend cannot run here: {reason}")
+    module, _, cls = BACKENDS[name].partition(".")
+    ops: Ops = getattr(import_module(f".{module}", __name__), cls)(threads)
+    return ops
+
+
+def unavailable(name: str) -> str | None:
+    """Why a backend cannot run here, or None where it can."""
+    if name == "cupy":
+        from .cupy_ops import cupy_unavailable
+
+        return cupy_unavailable()
+    if name == "numba" and find_spec("numba") is None:
+        return "Numba is not installed (pip install numba)"
+    return None
+
+
+def describe_backends() -> list[dict[str, Any]]:
+    """What each backend offers on this machine, as `charlstm backends --json` prints it."""
+    from .numpy_ops import blas_info
+
+    described = []
+    for name in BACKENDS:
+        reason = unavailable(name)
+        row: dict[str, Any] = {"backend": name, "available": reason is None, "reason": reason}
+        if reason is None:
+            ops = get_ops(name)
+            blas = None if name == "cupy" else blas_info()
+            row |= {"device": ops.device(), "threads": ops.threads(), "blas": blas}
+        described.append(row)
+    return described

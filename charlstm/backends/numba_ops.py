@@ -1,0 +1,145 @@
+"""The Numba backend: the batch sharded over threads, fused gate loops beside BLAS products."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..kernels import cpu
+from .numpy_ops import NumPyOps
+from .ops import Array, CIFGTape, adam_rates, check_recurrence
+from .threads import ShardPool
+
+SMALLEST_PRODUCT = 1 << 20  # multiply-adds; a smaller product is not worth a second thread
+SMALLEST_LOOP = 1 << 14  # elements; likewise for a loop
+
+
+class NumbaOps(NumPyOps):
+    """Ops on the host; each thread takes its rows of the batch through the whole sequence.
+
+    Rows of a batch are independent, so the threads meet once per sequence, not once per step.
+    """
+
+    name: ClassVar[str] = "numba"
+
+    def __init__(self, threads: int | None = None) -> None:
+        super().__init__(threads)
+        self._shards = ShardPool(self._threads)
+
+    # ---- products and look-ups ----------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        M, K, N = a.shape[0], a.shape[1], b.shape[1]
+        if out is None:
+            out = self.empty((M, N), a.dtype)
+        if M * K * N < 2 * SMALLEST_PRODUCT:
+            return np.matmul(a, b, out=out)
+        smallest = max(1, SMALLEST_PRODUCT // (K * N))
+        self._shards.run(lambda s, e: np.matmul(a[s:e], b, out=out[s:e]), M, smallest)
+        return out
+
+    def gather_rows(self, table: Array, ids: Array) -> Array:
+        table, ids = np.ascontiguousarray(table), np.ascontiguousarray(ids)
+        D = table.shape[1]
+        out = self.empty((ids.shape[0], D), table.dtype)
+        self._shards.run(
+            lambda s, e: cpu.gather_rows(table, ids[s:e], out[s:e]), ids.shape[0], SMALLEST_LOOP // D
+        )
+        return out
+
+    def scatter_add_rows(self, d: Array, ids: Array, rows: Array) -> None:
+        ids, rows = np.ascontiguousarray(ids), np.ascontiguousarray(rows)
+        # each thread takes columns, so that no two of them add to the same number
+        smallest = SMALLEST_LOOP // max(1, ids.shape[0])
+        self._shards.run(lambda s, e: cpu.scatter_add_rows(d, ids, rows, s, e), d.shape[1], smallest)
+
+    # ---- the recurrence -----------------------------------------------------------------
+
+    def cifg_forward(self, wx: Array, R: Array, h0: Array, c0: Array) -> CIFGTape:
+        T, B, H = check_recurrence(wx, R, h0, c0)
+        wx, R = np.ascontiguousarray(wx), np.ascontiguousarray(R)
+        h = self.empty((T + 1, B, H), wx.dtype)
+        c = self.empty((T + 1, B, H), wx.dtype)
+        gates = self.empty((T, B, 3 * H), wx.dtype)
+        h[0], c[0] = h0, c0
+
+        def shard(s: int, e: int) -> None:
+            hR = np.empty((e - s, 3 * H), wx.dtype)
+            for t in range(T):
+                np.matmul(h[t, s:e], R, out=hR)
+                cpu.gates_forward(wx[t, s:e], hR, c[t, s:e], gates[t, s:e], c[t + 1, s:e], h[t + 1, s:e])
+
+        self._shards.run(shard, B, self._smallest_batch(T, H))
+        return CIFGTape(h, c, gates)
+
+    def cifg_backward(self, dh: Array, dc_last: Array, R: Array, tape: CIFGTape) -> tuple[Array, Array, Array]:
+        T, B, H = dh.shape
+        dh = np.ascontiguousarray(dh)
+        R_transposed = np.ascontiguousarray(R.T)  # BLAS takes a third longer with R transposed in place
+        dwx = self.empty((T, B, 3 * H), dh.dtype)
+        dh_next = self.zeros((B, H), dh.dtype)
+        dc = np.array(dc_last, order="C")
+
+        def shard(s: int, e: int) -> None:
+            for t in range(T - 1, -1, -1):
+                cpu.gates_backward(
+                    dh[t, s:e], dh_next[s:e], dc[s:e], tape.gates[t, s:e], tape.c[t, s:e],
+                    tape.c[t + 1, s:e], dwx[t, s:e],
+                )  # fmt: skip
+                np.matmul(dwx[t, s:e], R_transposed, out=dh_next[s:e])
+
+        self._shards.run(shard, B, self._smallest_batch(T, H))
+        return dwx, dh_next, dc
+
+    def gates_forward(self, a: Array, c_prev: Array) -> tuple[Array, Array, Array]:
+        a, c_prev = np.ascontiguousarray(a), np.ascontiguousarray(c_prev)
+        gates, c, h = np.empty_like(a), np.empty_like(c_prev), np.empty_like(c_prev)
+        cpu.gates_forward(a, np.zeros_like(a), c_prev, gates, c, h)
+        return gates, c, h
+
+    @staticmethod
+    def _smallest_batch(T: int, H: int) -> int:
+        """The fewest rows that are worth a thread of their own for a sequence."""
+        return max(1, SMALLEST_PRODUCT // max(1, T * H * 3 * H))
+
+    # ---- the head -----------------------------------------------------------------------
+
+    def softmax_cross_entropy(self, logits: Array, targets: Array) -> tuple[float, Array]:
+        logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets)
+        N, V = logits.shape
+        dlogits = self.empty((N, V), logits.dtype)
+        scale = logits.dtype.type(1 / N)
+        losses: dict[int, float] = {}
+
+        def shard(s: int, e: int) -> None:
+            losses[s] = cpu.softmax_cross_entropy(logits[s:e], targets[s:e], dlogits[s:e], scale)
+
+        self._shards.run(shard, N, SMALLEST_LOOP // V)
+        return sum(losses[s] for s in sorted(losses)) / N, dlogits
+
+    # ---- training -----------------------------------------------------------------------
+
+    def adam_update(
+        self,
+        parameters: Array,
+        gradients: Array,
+        m: Array,
+        v: Array,
+        *,
+        step: int,
+        learning_rate: float,
+        gradient_scale: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        rate, root = adam_rates(step, learning_rate, beta1, beta2)
+        numbers: list[Any] = [
+            parameters.dtype.type(x) for x in (rate, root, gradient_scale, beta1, beta2, epsilon)
+        ]
+        self._shards.run(
+            lambda s, e: cpu.adam_update(parameters[s:e], gradients[s:e], m[s:e], v[s:e], *numbers),
+            parameters.shape[0],
+            SMALLEST_LOOP,
+        )

@@ -1,0 +1,97 @@
+"""The NumPy backend: the default ops, with NumPy's own ways to save copies and page faults."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from .ops import Array, Ops, adam_rates
+from .pool import MemoryPool
+from .threads import thread_count
+
+
+class NumPyOps(Ops):
+    """Ops on the host; products run on NumPy's BLAS with the threads it was given."""
+
+    name: ClassVar[str] = "numpy"
+
+    def __init__(self, threads: int | None = None) -> None:
+        super().__init__(np)
+        self._threads = thread_count(threads)
+        self._pool = MemoryPool()
+        ThreadpoolController().limit(limits=self._threads, user_api="blas")
+
+    def threads(self) -> int:
+        return self._threads
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self._pool.empty(shape, dtype)
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        if out is None:
+            out = self.empty((a.shape[0], b.shape[1]), a.dtype)
+        return np.matmul(a, b, out=out)
+
+    def gather_rows(self, table: Array, ids: Array) -> Array:
+        out = self.empty((ids.shape[0], table.shape[1]), table.dtype)
+        # mode="raise" would gather into a hidden copy first; the model has checked its ids
+        return np.take(table, ids, axis=0, out=out, mode="wrap")
+
+    def scatter_add_rows(self, d: Array, ids: Array, rows: Array) -> None:
+        if ids.shape[0] == 0:
+            return
+        order = np.argsort(ids, kind="stable")
+        symbols, starts = np.unique(ids[order], return_index=True)
+        d[symbols] += np.add.reduceat(rows[order], starts, axis=0)
+
+    def global_norm(self, flat: Array) -> float:
+        # in pieces: float64 sums without a float64 copy of the whole buffer
+        pieces = (flat[k : k + 65536].astype(np.float64) for k in range(0, flat.shape[0], 65536))
+        return sum(float(np.dot(piece, piece)) for piece in pieces) ** 0.5
+
+    def adam_update(
+        self,
+        parameters: Array,
+        gradients: Array,
+        m: Array,
+        v: Array,
+        *,
+        step: int,
+        learning_rate: float,
+        gradient_scale: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        rate, root = adam_rates(step, learning_rate, beta1, beta2)
+        scaled = gradients * gradient_scale
+        m *= beta1
+        m += (1 - beta1) * scaled
+        v *= beta2
+        scaled *= scaled
+        scaled *= 1 - beta2
+        v += scaled
+        denominator = np.sqrt(v, out=scaled)
+        denominator *= root
+        denominator += epsilon
+        np.divide(m, denominator, out=denominator)
+        denominator *= rate
+        parameters -= denominator
+
+
+@cache
+def blas_info() -> dict[str, Any]:
+    """The BLAS that NumPy's products run on: name, version, threads at start, architecture."""
+    libraries = ThreadpoolController().select(user_api="blas").info()
+    if not libraries:
+        return {"library": "unknown", "version": None, "threads": 1, "architecture": None}
+    first = libraries[0]
+    return {
+        "library": first["internal_api"],
+        "version": first["version"],
+        "threads": first["num_threads"],
+        "architecture": first.get("architecture"),
+    }

@@ -1,0 +1,265 @@
+"""The contract of a backend, with a default for every op on an array namespace.
+
+Legend of dimensions, used everywhere in charlstm::
+
+    T  time steps        B  batch            D  input features    E  embedding_size
+    H  hidden_size       L  layers           V  vocabulary        N  rows, T * B flattened
+
+Arrays are time-major. The gates are packed along the last axis in the order i, o, g.
+One CIFG layer (Greff et al. 2015, arXiv 1503.04069: the variant with coupled input and
+forget gate, f = 1 - i) computes::
+
+    a_t = x_t W + b + h_{t-1} R           i = sigmoid(a_i)    o = sigmoid(a_o)    g = tanh(a_g)
+    c_t = c_{t-1} + i * (g - c_{t-1})     h_t = o * tanh(c_t)
+
+`Ops` is written against the array API standard, so `Ops(namespace)` works for any namespace
+that conforms. A backend is a subclass that overrides what it can do faster. Every op leaves
+its inputs as they were unless its docstring says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+Array = Any  # an array of the backend's own namespace
+DTYPES = ("float32", "float64")
+
+
+class CIFGTape(NamedTuple):
+    """What one pass over a sequence leaves behind; slot 0 of h and c holds the initial state.
+
+    The content is the same on every backend, and a tape owns its arrays for as long as it lives.
+    """
+
+    h: Array  # (T+1, B, H)
+    c: Array  # (T+1, B, H)
+    gates: Array  # (T, B, 3H), activated: i, o, g
+
+
+class Ops:
+    """The default ops, on any namespace of the array API standard."""
+
+    name: ClassVar[str] = "array"
+
+    def __init__(self, xp: Any) -> None:
+        self.xp = xp
+
+    # ---- arrays -------------------------------------------------------------------------
+
+    def asarray(self, x: Any, dtype: str | None = None) -> Array:
+        """x as an array of this backend, copied only where it has to be."""
+        return self.xp.asarray(x, dtype=None if dtype is None else getattr(self.xp, dtype))
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """x as a NumPy array on the host."""
+        return np.asarray(x)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        return self.xp.empty(shape, dtype=dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        out = self.empty(shape, dtype)
+        out[...] = 0
+        return out
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+
+    def device(self) -> str:
+        """The device that this backend computes on, in words."""
+        return "cpu"
+
+    def threads(self) -> int:
+        """How many threads of the host compute."""
+        return 1
+
+    # ---- products and look-ups ----------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The product a b of two matrices, written to `out` where one is given."""
+        product = self.xp.matmul(a, b)
+        if out is None:
+            return product
+        out[...] = product
+        return out
+
+    def gather_rows(self, table: Array, ids: Array) -> Array:
+        """Rows of `table` (V, D) at `ids` (N,): (N, D)."""
+        return self.xp.take(table, ids, axis=0)
+
+    def scatter_add_rows(self, d: Array, ids: Array, rows: Array) -> None:
+        """Segment sum in place: d[ids[n]] += rows[n] for d (V, D), ids (N,), rows (N, D).
+
+        Sums in an order that depends only on ids, so that results repeat to the bit.
+        """
+        xp, block = self.xp, 1024
+        for start in range(0, d.shape[0], block):
+            symbols = xp.arange(start, min(start + block, d.shape[0]), dtype=ids.dtype)
+            one_hot = xp.astype(xp.expand_dims(ids, axis=0) == xp.expand_dims(symbols, axis=1), rows.dtype)
+            d[start : start + block, ...] += xp.matmul(one_hot, rows)
+
+    # ---- the recurrence -----------------------------------------------------------------
+
+    def cifg_forward(self, wx: Array, R: Array, h0: Array, c0: Array) -> CIFGTape:
+        """Run one layer over a sequence.
+
+        wx (T, B, 3H) holds x W + b; R (H, 3H); h0, c0 (B, H); all float32 or all float64.
+        Raises ValueError for shapes that do not fit and TypeError for other dtypes.
+        """
+        T, B, H = check_recurrence(wx, R, h0, c0)
+        h = self.empty((T + 1, B, H), wx.dtype)
+        c = self.empty((T + 1, B, H), wx.dtype)
+        gates = self.empty((T, B, 3 * H), wx.dtype)
+        h[0, ...] = h0
+        c[0, ...] = c0
+        for t in range(T):
+            a = wx[t, ...] + self.matmul(h[t, ...], R)
+            gates[t, ...], c[t + 1, ...], h[t + 1, ...] = self.gates_forward(a, c[t, ...])
+        return CIFGTape(h, c, gates)
+
+    def cifg_backward(self, dh: Array, dc_last: Array, R: Array, tape: CIFGTape) -> tuple[Array, Array, Array]:
+        """Back through `cifg_forward`: dwx (T, B, 3H), dh0 (B, H), dc0 (B, H).
+
+        dh (T, B, H) is the loss's derivative by every h_t from outside of the recurrence, the
+        last one's including what follows the sequence; dc_last (B, H) that by the last c.
+        """
+        T, B, H = dh.shape
+        dwx = self.empty((T, B, 3 * H), dh.dtype)
+        dh_next = self.zeros((B, H), dh.dtype)
+        dc = dc_last
+        for t in range(T - 1, -1, -1):
+            da, dc = self.gates_backward(
+                dh[t, ...] + dh_next, dc, tape.gates[t, ...], tape.c[t, ...], tape.c[t + 1, ...]
+            )
+            dwx[t, ...] = da
+            dh_next = self.matmul(da, R.T)
+        return dwx, dh_next, dc
+
+    def gates_forward(self, a: Array, c_prev: Array) -> tuple[Array, Array, Array]:
+        """From pre-activations a (B, 3H) and c_{t-1} (B, H): gates (B, 3H), c_t and h_t (B, H)."""
+        xp, H = self.xp, c_prev.shape[1]
+        i = _sigmoid(xp, a[:, :H])
+        o = _sigmoid(xp, a[:, H : 2 * H])
+        g = xp.tanh(a[:, 2 * H :])
+        c = c_prev + i * (g - c_prev)
+        return xp.concat((i, o, g), axis=1), c, o * xp.tanh(c)
+
+    def gates_backward(
+        self, dh: Array, dc: Array, gates: Array, c_prev: Array, c: Array
+    ) -> tuple[Array, Array]:
+        """Back through `gates_forward`: da (B, 3H) and dc_{t-1} (B, H), from dh_t and dc_t."""
+        xp, H = self.xp, c.shape[1]
+        i, o, g = gates[:, :H], gates[:, H : 2 * H], gates[:, 2 * H :]
+        tanh_c = xp.tanh(c)
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        da_i = dc * (g - c_prev) * i * (1 - i)
+        da_o = dh * tanh_c * o * (1 - o)
+        da_g = dc * i * (1 - g * g)
+        return xp.concat((da_i, da_o, da_g), axis=1), dc * (1 - i)
+
+    def cifg_step(self, wx: Array, R: Array, h: Array, c: Array) -> tuple[Array, Array]:
+        """One time step without a tape, for sampling: wx (B, 3H), h, c (B, H) to the next h, c."""
+        _, c_next, h_next = self.gates_forward(wx + self.matmul(h, R), c)
+        return h_next, c_next
+
+    # ---- the head -----------------------------------------------------------------------
+
+    def softmax(self, logits: Array) -> Array:
+        """The posterior of each row of logits (N, V)."""
+        xp = self.xp
+        e = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
+        return e / xp.sum(e, axis=1, keepdims=True)
+
+    def softmax_cross_entropy(self, logits: Array, targets: Array) -> tuple[float, Array]:
+        """Mean loss in nats of targets (N,) under logits (N, V), and its gradient (N, V)."""
+        xp = self.xp
+        N, V = logits.shape
+        shifted = logits - xp.max(logits, axis=1, keepdims=True)
+        log_sum = xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))
+        log_posterior = shifted - log_sum
+        symbols = xp.expand_dims(xp.arange(V, dtype=targets.dtype), axis=0)
+        one_hot = xp.astype(xp.expand_dims(targets, axis=1) == symbols, logits.dtype)
+        loss = -float(xp.sum(log_posterior * one_hot)) / N
+        return loss, (xp.exp(log_posterior) - one_hot) / N
+
+    def mean_max_posterior(self, logits: Array) -> float:
+        """The largest posterior of each row of logits (N, V), averaged over the rows."""
+        return float(self.xp.mean(self.xp.max(self.softmax(logits), axis=1)))
+
+    # ---- training -----------------------------------------------------------------------
+
+    def dropout_mask(self, shape: tuple[int, ...], rate: float, dtype: str, seed: tuple[int, ...]) -> Array:
+        """Zeros with probability `rate` (in steps of 2**-16), else 1 / (1 - rate); mean 1.
+
+        Drawn on the host from `seed` alone, so that every backend drops the same units.
+        """
+        threshold = min(round(rate * 65536), 65535)
+        bits = np.random.Generator(np.random.SFC64(seed)).integers(0, 65536, shape, dtype=np.uint16)
+        keep = np.asarray(65536 / (65536 - threshold), dtype)
+        return self.asarray((bits >= threshold) * keep, dtype)
+
+    def global_norm(self, flat: Array) -> float:
+        """The Euclidean norm of a flat buffer."""
+        return float(self.xp.sum(self.xp.astype(flat, self.xp.float64) ** 2)) ** 0.5
+
+    def adam_update(
+        self,
+        parameters: Array,
+        gradients: Array,
+        m: Array,
+        v: Array,
+        *,
+        step: int,
+        learning_rate: float,
+        gradient_scale: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+    ) -> None:
+        """One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1), in place.
+
+        Changes `parameters`, `m` and `v`; all four arrays are flat. `step` counts from 1;
+        `gradient_scale` multiplies the gradients first (clipping by norm).
+        """
+        scaled = gradients * gradient_scale
+        m[...] = beta1 * m + (1 - beta1) * scaled
+        v[...] = beta2 * v + (1 - beta2) * (scaled * scaled)
+        rate, root = adam_rates(step, learning_rate, beta1, beta2)
+        parameters[...] = parameters - rate * m / (self.xp.sqrt(v) * root + epsilon)
+
+
+def adam_rates(step: int, learning_rate: float, beta1: float, beta2: float) -> tuple[float, float]:
+    """Adam's bias corrections, folded into the step size and into a factor on sqrt(v)."""
+    return learning_rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
+
+
+def check_dtype(dtype: Any) -> str:
+    """The name of a dtype that charlstm computes in; TypeError for any other."""
+    name = str(getattr(dtype, "name", dtype)).rsplit(".", 1)[-1].strip("'>")
+    if name not in DTYPES:
+        raise TypeError(f"dtype {name} is not supported: use {' or '.join(DTYPES)}")
+    return name
+
+
+def check_recurrence(wx: Array, R: Array, h0: Array, c0: Array) -> tuple[int, int, int]:
+    """T, B and H of the recurrence's inputs, once their shapes and dtypes are known to fit."""
+    if wx.ndim != 3 or R.ndim != 2:
+        raise ValueError(f"wx must be (T, B, 3H) and R (H, 3H), not {wx.shape} and {R.shape}")
+    T, B, G = wx.shape
+    H = R.shape[0]
+    if G != 3 * H or R.shape[1] != 3 * H or h0.shape != (B, H) or c0.shape != (B, H):
+        raise ValueError(
+            f"wx {wx.shape}, R {R.shape}, h0 {h0.shape}, c0 {c0.shape} do not fit "
+            f"(T, B, 3H), (H, 3H), (B, H), (B, H)"
+        )
+    names = {check_dtype(x.dtype) for x in (wx, R, h0, c0)}
+    if len(names) > 1:
+        raise TypeError(f"wx, R, h0 and c0 must share one dtype, not {sorted(names)}")
+    return T, B, H
+
+
+def _sigmoid(xp: Any, x: Array) -> Array:
+    """The logistic function through tanh, which cannot overflow."""
+    return 0.5 * xp.tanh(0.5 * x) + 0.5

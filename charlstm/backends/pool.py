@@ -1,0 +1,63 @@
+"""Host memory that is used again: large arrays from blocks that finished arrays gave back.
+
+A training step asks for the same 20 MB arrays every time. Fresh from the operating system each
+of them costs a page fault per 4 KB, about a tenth of a step. A block goes back to the pool when
+the last view of its array is gone, so that a live tape owns its arrays.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+
+SMALLEST = 1 << 16  # bytes; smaller arrays are left to the allocator
+ALIGNMENT = 64  # bytes: one cache line, one AVX-512 register
+
+
+class MemoryPool:
+    """Uninitialised NumPy arrays of any shape, from blocks that are kept and used again."""
+
+    def __init__(self, limit: int = 1 << 31) -> None:
+        """At most `limit` bytes of unused blocks are kept."""
+        self._free: dict[int, list[np.ndarray]] = {}
+        self._kept = 0
+        self._limit = limit
+        self._lock = threading.RLock()  # a block may come back while one is being taken
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        dtype = np.dtype(dtype)
+        size = math.prod(shape) * dtype.itemsize
+        if size < SMALLEST:
+            return np.empty(shape, dtype)
+        return np.asarray(_Block(self, size)).view(dtype).reshape(shape)
+
+    def _take(self, size: int) -> np.ndarray:
+        with self._lock:
+            blocks = self._free.get(size)
+            if blocks:
+                self._kept -= size
+                return blocks.pop()
+        memory = np.empty(size + ALIGNMENT, np.uint8)
+        start = -memory.ctypes.data % ALIGNMENT
+        return memory[start : start + size]
+
+    def _give_back(self, memory: np.ndarray) -> None:
+        with self._lock:
+            if self._kept + memory.nbytes <= self._limit:
+                self._kept += memory.nbytes
+                self._free.setdefault(memory.nbytes, []).append(memory)
+
+
+class _Block:
+    """The owner of one array's memory: every view of the array holds on to it."""
+
+    def __init__(self, pool: MemoryPool, size: int) -> None:
+        self._pool = pool
+        self._memory = pool._take(size)
+        self.__array_interface__ = self._memory.__array_interface__
+
+    def __del__(self) -> None:
+        self._pool._give_back(self._memory)

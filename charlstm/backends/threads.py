@@ -1,0 +1,70 @@
+"""One pool of threads for everything: work cut into shards, BLAS held to one thread in each.
+
+Two pools that wait for the same cores (Numba's beside OpenBLAS's) slow each other down many
+times over; with one pool, a shard's products and gate loops run on the core that holds its data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from threadpoolctl import ThreadpoolController
+
+from ..errors import UsageError
+
+THREADS_VARIABLE = "CHARLSTM_NUM_THREADS"
+
+
+def thread_count(threads: int | None = None) -> int:
+    """The number asked for, else that of the environment, else one for each usable core."""
+    if threads is None:
+        text = os.environ.get(THREADS_VARIABLE, "")
+        if not text:
+            return usable_cores()
+        try:
+            threads = int(text)
+        except ValueError:
+            raise UsageError(f"{THREADS_VARIABLE} must be a whole number, not {text!r}") from None
+    if threads < 1:
+        raise UsageError(f"the number of threads must be at least 1, not {threads}")
+    return threads
+
+
+def usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class ShardPool:
+    """Runs a function over shards of a range; the calling thread does the first shard itself."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._executor = ThreadPoolExecutor(threads - 1, "charlstm") if threads > 1 else None
+        self._blas = ThreadpoolController()
+
+    def run(self, function: Callable[[int, int], object], n: int, smallest: int = 1) -> None:
+        """Call function(start, stop) on near-equal parts of range(n) of `smallest` or more.
+
+        Returns when all have finished; an exception in any of them is raised here. The parts
+        depend on n and the thread count only, so results repeat to the bit.
+        """
+        shards = max(1, min(self.threads, n // max(smallest, 1)))
+        with self._blas.limit(limits=1, user_api="blas"):
+            if self._executor is None or shards == 1:
+                function(0, n)
+                return
+            bounds = [n * k // shards for k in range(shards + 1)]
+            others = [
+                self._executor.submit(function, bounds[k], bounds[k + 1]) for k in range(1, shards)
+            ]
+            try:
+                function(bounds[0], bounds[1])
+            finally:
+                errors = [other.exception() for other in others]
+            for error in errors:
+                if error is not None:
+                    raise error

@@ -1,0 +1,37 @@
+"""How the CPU kernels are compiled, and kept on disk between processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+
+FLAGS = {"contract"}  # fused multiply-add, and nothing that could reorder or assume away a NaN
+
+
+def _sources_stamp() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_STAMP = _sources_stamp()
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile at first call, without the GIL; keep the machine code where a cache can be written.
+
+    Numba would notice an edit only in the function's own file; here an edit in any kernel file
+    makes the stored code stale. Without a place to write, kernels are compiled in each process.
+    """
+    dispatcher = njit(nogil=True, fastmath=FLAGS, error_model="numpy")(function)
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError:  # no directory that can be written
+        return dispatcher
+    dispatcher._cache._cache_file._source_stamp = _STAMP
+    return dispatcher

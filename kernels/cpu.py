@@ -1,0 +1,127 @@
+"""Fused loops of the Numba backend: gates, cross-entropy, segment sum, Adam, and sampling steps.
+
+Each runs without the GIL on a shard of rows, columns or elements that the caller chose; arrays
+are C-contiguous rows. Loops are kept to few arrays each: LLVM gives up on vectorising a loop when
+it would have to test too many pairs of pointers for overlap.
+"""
+
+# ruff: noqa: N803, N806
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .compiling import kernel
+from .elementwise import exp, sigmoid, tanh
+
+
+@kernel
+def gates_forward(wx, hR, c_prev, gates, c, h):
+    """One time step from pre-activations wx + hR (B, 3H): writes gates, c and h."""
+    B, H = c_prev.shape
+    for b in range(B):
+        from_x, from_h, gate = wx[b], hR[b], gates[b]
+        before, now, out = c_prev[b], c[b], h[b]
+        i, o, g = gate[:H], gate[H : 2 * H], gate[2 * H :]
+        for k in range(2 * H):
+            gate[k] = sigmoid(from_x[k] + from_h[k])
+        g_from_x, g_from_h = from_x[2 * H :], from_h[2 * H :]
+        for k in range(H):
+            g[k] = tanh(g_from_x[k] + g_from_h[k])
+        for k in range(H):
+            now[k] = before[k] + i[k] * (g[k] - before[k])
+        for k in range(H):
+            out[k] = o[k] * tanh(now[k])
+
+
+@kernel
+def gates_backward(dh, dh_next, dc, gates, c_prev, c, da):
+    """Back through one time step: dh + dh_next and dc (in place, to dc_{t-1}) to da (B, 3H)."""
+    B, H = c.shape
+    one = c.dtype.type(1)
+    work = np.empty(H, c.dtype)
+    for b in range(B):
+        outer, inner, carry = dh[b], dh_next[b], dc[b]
+        before, now, gate, d = c_prev[b], c[b], gates[b], da[b]
+        i, o, g = gate[:H], gate[H : 2 * H], gate[2 * H :]
+        d_i, d_o, d_g = d[:H], d[H : 2 * H], d[2 * H :]
+        for k in range(H):
+            work[k] = tanh(now[k])
+        for k in range(H):
+            d_o[k] = (outer[k] + inner[k]) * o[k]
+        for k in range(H):
+            carry[k] += d_o[k] * (one - work[k] * work[k])
+        for k in range(H):
+            d_o[k] *= work[k] * (one - o[k])
+        for k in range(H):
+            d_g[k] = carry[k] * i[k] * (one - g[k] * g[k])
+        for k in range(H):
+            work[k] = g[k] - before[k]
+        for k in range(H):
+            d_i[k] = carry[k] * work[k] * i[k] * (one - i[k])
+        for k in range(H):
+            carry[k] *= one - i[k]
+
+
+@njit(nogil=True, fastmath=True)
+def _sum(x):
+    # the one place where sums may be reordered: without that, a reduction stays scalar
+    total = x.dtype.type(0)
+    for k in range(x.shape[0]):
+        total += x[k]
+    return total
+
+
+@kernel
+def softmax_cross_entropy(logits, targets, dlogits, scale):
+    """Sum of the losses of some rows (float64); dlogits becomes (posterior - one hot) * scale."""
+    N, V = logits.shape
+    loss = 0.0
+    for n in range(N):
+        row, out = logits[n], dlogits[n]
+        largest = row[0]
+        for k in range(1, V):
+            largest = row[k] if row[k] > largest else largest
+        for k in range(V):
+            out[k] = exp(row[k] - largest)
+        total = _sum(out)
+        target = targets[n]
+        loss += np.log(np.float64(total)) - np.float64(row[target] - largest)
+        factor = scale / total
+        for k in range(V):
+            out[k] *= factor
+        out[target] -= scale
+    return loss
+
+
+@kernel
+def scatter_add_rows(d, ids, rows, start, stop):
+    """d[ids[n], start:stop] += rows[n, start:stop] for every n, in order."""
+    for n in range(ids.shape[0]):
+        into, row = d[ids[n], start:stop], rows[n, start:stop]
+        for k in range(into.shape[0]):
+            into[k] += row[k]
+
+
+@kernel
+def gather_rows(table, ids, out):
+    """out[n] = table[ids[n]]."""
+    D = table.shape[1]
+    for n in range(ids.shape[0]):
+        row, into = table[ids[n]], out[n]
+        for k in range(D):
+            into[k] = row[k]
+
+
+@kernel
+def adam_update(parameters, gradients, m, v, rate, root, scale, beta1, beta2, epsilon):
+    """One step of Adam on flat arrays; rate and root carry the bias corrections.
+
+    The scalars are of the arrays' dtype, so that float32 loops stay float32.
+    """
+    one = parameters.dtype.type(1)
+    for k in range(parameters.shape[0]):
+        gradient = gradients[k] * scale
+        m[k] = beta1 * m[k] + (one - beta1) * gradient
+        v[k] = beta2 * v[k] + (one - beta2) * gradient * gradient
+        parameters[k] -= rate * m[k] / (np.sqrt(v[k]) * root + epsilon)
