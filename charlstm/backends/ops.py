@@ -94,11 +94,12 @@ class Ops:
 
         Sums in an order that depends only on ids, so that results repeat to the bit.
         """
-        xp, block = self.xp, 1024
-        for start in range(0, d.shape[0], block):
-            symbols = xp.arange(start, min(start + block, d.shape[0]), dtype=ids.dtype)
+        xp, V, block = self.xp, d.shape[0], 1024
+        for start in range(0, V, block):
+            stop = min(start + block, V)
+            symbols = xp.arange(start, stop, dtype=ids.dtype)
             one_hot = xp.astype(xp.expand_dims(ids, axis=0) == xp.expand_dims(symbols, axis=1), rows.dtype)
-            d[start : start + block, ...] += xp.matmul(one_hot, rows)
+            d[start:stop, ...] += xp.matmul(one_hot, rows)
 
     # ---- the recurrence -----------------------------------------------------------------
 

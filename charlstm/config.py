@@ -1,0 +1,206 @@
+"""The choices a user makes: one frozen dataclass for each concern.
+
+They are the single source of the command line's flags, the keys of a TOML file, the library's
+keywords and a checkpoint's config.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .errors import UsageError
+
+C = TypeVar("C")
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"{name} must be greater than 0, not {value}")
+
+
+def _not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise UsageError(f"{name} must be 0 or more, not {getattr(config, name)}")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as "16s", "5m", "2h" or "90"."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"a duration reads 16s, 5m or 2h, not {text!r}")
+    return seconds
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of the network."""
+
+    hidden_size: int = 128
+    """Units of each CIFG layer (H)."""
+    num_layers: int = 2
+    """CIFG layers on top of each other (L)."""
+    embedding_size: int | None = None
+    """Size of the token embedding (E); without it layer 0 reads one-hot tokens."""
+    dropout: float = 0.0
+    """Share of units dropped between layers while training."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """What everything is computed in."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "hidden_size", "num_layers", "embedding_size")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout must be at least 0 and less than 1, not {self.dropout}")
+        if self.dtype not in ("float32", "float64"):
+            raise UsageError(f"dtype must be float32 or float64, not {self.dtype!r}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The text and how it is cut."""
+
+    data: str = "coffee"
+    """A text file, or coffee: the corpus that comes with charlstm."""
+    encoding: str = "utf-8"
+    """The file's text encoding, such as latin-1."""
+    val_fraction: float = 0.1
+    """Share of the text, at its end, that validates."""
+    batch_size: int = 64
+    """Streams of text that are read side by side (B)."""
+    seq_len: int = 64
+    """Tokens of each stream in one training step (T)."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch_size", "seq_len")
+        if not 0 < self.val_fraction < 1:
+            raise UsageError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the model is trained, and for how long."""
+
+    learning_rate: float = 0.005
+    """Adam's step size after the warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up; cosine falls to a hundredth."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises from 0."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient; longer ones are scaled down to it."""
+    max_time: str | None = None
+    """Stop after this much training time, such as 16s, 5m or 2h."""
+    max_steps: int | None = None
+    """Stop after this many steps."""
+    epochs: float | None = None
+    """Stop after this many passes over the training text. Without any limit: 1 minute."""
+    eval_every: int = 250
+    """Steps between two validations."""
+    sample_every: int = 500
+    """Steps between two samples."""
+    sample_threshold: float = 0.35
+    """No sample while the mean of the largest posterior lies below this."""
+    seed: int = 0
+    """Seed of weights and dropout."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "learning_rate", "clip_norm", "max_steps", "epochs", "eval_every", "sample_every")
+        _not_negative(self, "warmup_steps", "sample_threshold", "seed")
+        if self.schedule not in ("cosine", "constant"):
+            raise UsageError(f"schedule must be cosine or constant, not {self.schedule!r}")
+        if self.max_time is not None:
+            parse_duration(self.max_time)
+        if self.max_time is None and self.max_steps is None and self.epochs is None:
+            object.__setattr__(self, "max_time", "1m")
+
+    @property
+    def max_seconds(self) -> float | None:
+        """`max_time` in seconds."""
+        return None if self.max_time is None else parse_duration(self.max_time)
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How text is drawn from a model."""
+
+    length: int = 500
+    """Characters to generate."""
+    temperature: float = 0.8
+    """Divides the logits: lower is safer, higher is wilder; 0 takes the most probable character."""
+    seed: int = 0
+    """Seed of the draws: the same seed gives the same text."""
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "length", "temperature", "seed")
+        if self.temperature == float("inf"):
+            raise UsageError("temperature must be a finite number")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a training run, apart from the backend it runs on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def to_toml(self) -> str:
+        """As TOML, one table for each concern; unset options are left out."""
+        import tomli_w
+
+        tables = {
+            name: {key: value for key, value in table.items() if value is not None}
+            for name, table in dataclasses.asdict(self).items()
+        }
+        return tomli_w.dumps(tables)
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Config:
+        """Read what `to_toml` wrote; UsageError for anything else."""
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read as a configuration: {error}") from None
+        parts = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}
+        unknown = sorted(set(tables) - set(parts))
+        if unknown:
+            raise UsageError(f"{path}: unknown table {unknown[0]!r}; expected {', '.join(parts)}")
+        made: dict[str, Any] = {
+            name: from_dict(part, tables.get(name, {}), str(path)) for name, part in parts.items()
+        }
+        return cls(**made)
+
+
+def from_dict(cls: type[C], values: dict[str, Any], where: str) -> C:
+    """A config dataclass from untrusted values; UsageError for unknown keys and wrong types."""
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        if key not in hints:
+            raise UsageError(f"{where}: unknown option {key!r}; known are {', '.join(hints)}")
+        if not _fits(value, hints[key]):
+            raise UsageError(f"{where}: {key} cannot be {value!r}")
+    return cls(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, bool):
+        return bool in allowed
+    if isinstance(value, int) and float in allowed:
+        return True
+    return isinstance(value, tuple(allowed))

@@ -1,0 +1,270 @@
+"""Embedding or feature vectors, a stack of CIFG layers, a softmax head: loss and gradients.
+
+A language model and a classifier of feature-vector sequences are two uses of this one network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ..backends import Array, Ops, get_ops
+from ..cifg import StackTape, State, stack_backward, stack_forward
+from ..config import ModelConfig
+from ..errors import UsageError
+from . import inputs
+from .parameters import ParameterBuffer, initial_values, parameter_shapes
+
+Emit = Literal["every", "last"]
+
+
+class Gradients(ParameterBuffer):
+    """Gradients by parameter name, beside those of what went into the network."""
+
+    initial_state: State
+    """Gradient of the initial state: h and c, (L, B, H)."""
+    inputs: Array | None = None
+    """Gradient of the feature vectors, (T, B, D); None for tokens."""
+
+
+class CIFGModel:
+    """A CIFG network on one backend.
+
+    output_size  V: tokens of the vocabulary, or classes
+    config       the shape of the network
+    input_size   D: the input are feature vectors (T, B, D); None: tokens (T, B) below V
+    emit         "every": a posterior at every time step; "last": only at the last
+    backend      "auto", "numpy", "numba", "cupy", or an `Ops`
+    seed         of the initial weights; the same weights on every backend
+    threads      of the host; None: CHARLSTM_NUM_THREADS, else every usable core
+
+    Raises UsageError for sizes that are not positive, BackendError for a backend that cannot run.
+    """
+
+    def __init__(
+        self,
+        output_size: int,
+        config: ModelConfig | None = None,
+        *,
+        input_size: int | None = None,
+        emit: Emit = "every",
+        backend: str | Ops = "auto",
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        self.config = config if config is not None else ModelConfig()
+        if output_size < 1 or (input_size is not None and input_size < 1):
+            raise UsageError(f"sizes must be at least 1, not {output_size} and {input_size}")
+        if emit not in ("every", "last"):
+            raise UsageError(f"emit must be 'every' or 'last', not {emit!r}")
+        if input_size is not None and self.config.embedding_size is not None:
+            raise UsageError("feature vectors need no embedding: leave embedding_size out")
+        self.output_size, self.input_size, self.emit = output_size, input_size, emit
+        self.ops = get_ops(backend, threads)
+        self.shapes = parameter_shapes(self.config, output_size, input_size)
+        self.parameters = ParameterBuffer(self.ops, self.shapes, self.config.dtype)
+        for name, value in initial_values(self.shapes, self.config.hidden_size, seed):
+            self.parameters[name][...] = self.ops.asarray(value, self.config.dtype)
+        self._masks_drawn = 0
+
+    @property
+    def num_parameters(self) -> int:
+        return int(self.parameters.flat.shape[0])
+
+    def zero_state(self, batch_size: int) -> State:
+        """A state of zeros for `batch_size` sequences."""
+        shape = (self.config.num_layers, batch_size, self.config.hidden_size)
+        dtype = self.parameters.flat.dtype
+        return State(self.ops.zeros(shape, dtype), self.ops.zeros(shape, dtype))
+
+    # ---- forward ------------------------------------------------------------------------
+
+    def forward(self, x: Any, state: State | None = None) -> tuple[Array, State]:
+        """Logits and carried state of tokens (T, B), or of feature vectors (T, B, D).
+
+        The logits are (T, B, V), or (B, V) where the network emits at the last step only; the
+        state's h and c are (L, B, H). No dropout. Raises ValueError for tokens out of range.
+        """
+        rows, T, B = self._rows(x)
+        tape = self._run(rows, T, B, state, ())
+        logits = self._head(tape)
+        shape = (T, B, self.output_size) if self.emit == "every" else (B, self.output_size)
+        return self.ops.xp.reshape(logits, shape), tape.last_state(self.ops)
+
+    def posterior(self, x: Any, state: State | None = None) -> tuple[Array, State]:
+        """As `forward`, with the softmax of the logits in their place."""
+        logits, state = self.forward(x, state)
+        rows = self.ops.softmax(self.ops.xp.reshape(logits, (-1, self.output_size)))
+        return self.ops.xp.reshape(rows, logits.shape), state
+
+    def step(self, tokens: Any, state: State) -> tuple[Array, State]:
+        """One step for sampling: logits (B, V) after tokens (B,), and the next state."""
+        rows, _, _ = self._rows(np.asarray(tokens)[np.newaxis])
+        wx = inputs.project_tokens(self.ops, rows, self.parameters)
+        h, c = [], []
+        for k in range(self.config.num_layers):
+            if k:
+                wx = self.ops.matmul(h[-1], self.parameters[f"cifg.{k}.W"]) + self.parameters[f"cifg.{k}.b"]
+            R = self.parameters[f"cifg.{k}.R"]
+            h_next, c_next = self.ops.cifg_step(wx, R, state.h[k, ...], state.c[k, ...])
+            h.append(h_next)
+            c.append(c_next)
+        logits = self.ops.matmul(h[-1], self.parameters["head.weight"]) + self.parameters["head.bias"]
+        return logits, State(self.ops.xp.stack(h), self.ops.xp.stack(c))
+
+    # ---- loss and gradients -------------------------------------------------------------
+
+    def loss_and_gradients(
+        self, x: Any, targets: Any, state: State | None = None, dropout_seed: Sequence[int] | None = None
+    ) -> tuple[float, Gradients, State]:
+        """Mean loss in nats, its gradients, and the carried state.
+
+        x        tokens (T, B) or feature vectors (T, B, D)
+        targets  (T, B) below V, or (B,) where the network emits at the last step only
+        state    to start from (zeros if None); no gradient flows back into what made it
+        dropout_seed  draws the dropout masks, the same on every backend; None: new ones each call
+
+        Raises ValueError for shapes that do not fit, tokens or targets out of range, empty input.
+        """
+        ops = self.ops
+        rows, T, B = self._rows(x)
+        expected = (T, B) if self.emit == "every" else (B,)
+        if tuple(targets.shape) != expected or 0 in expected or T == 0:
+            raise ValueError(f"targets {tuple(targets.shape)} must be {expected}, and not empty")
+        goals = self._ids(targets, "targets")
+        tape = self._run(rows, T, B, state, self._masks(T, B, dropout_seed))
+        loss, dlogits = ops.softmax_cross_entropy(self._head(tape), goals)
+
+        gradients = Gradients(ops, self.shapes, self.config.dtype)
+        dh = self._head_backward(dlogits, tape, gradients)
+        dwx, gradients.initial_state = stack_backward(ops, dh, self.parameters, gradients, tape)
+        dwx = ops.xp.reshape(dwx, (T * B, dwx.shape[2]))
+        if self.input_size is None:
+            inputs.project_tokens_backward(ops, dwx, rows, self.parameters, gradients)
+        else:
+            dx = inputs.project_features_backward(ops, dwx, rows, self.parameters, gradients)
+            gradients.inputs = ops.xp.reshape(dx, (T, B, self.input_size))
+        return loss, gradients, tape.last_state(ops)
+
+    # ---- parts --------------------------------------------------------------------------
+
+    def _rows(self, x: Any) -> tuple[Array, int, int]:
+        """The input flattened to (N,) ids or (N, D) vectors on the backend, with T and B."""
+        if self.input_size is None:
+            if len(x.shape) != 2:
+                raise ValueError(f"tokens must be (T, B), not {tuple(x.shape)}")
+            return self._ids(x, "tokens"), x.shape[0], x.shape[1]
+        if len(x.shape) != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"feature vectors must be (T, B, {self.input_size}), not {tuple(x.shape)}")
+        T, B, D = x.shape
+        return self.ops.xp.reshape(self.ops.asarray(x, self.config.dtype), (T * B, D)), T, B
+
+    def _ids(self, x: Any, what: str) -> Array:
+        """Token ids, flattened on the backend; those of the host are checked to be in range."""
+        if isinstance(x, np.ndarray):
+            if x.dtype.kind not in "iu":
+                raise ValueError(f"{what} must be integers, not {x.dtype}")
+            if x.size and not (0 <= int(x.min()) and int(x.max()) < self.output_size):
+                raise ValueError(f"{what} must lie in 0 to {self.output_size - 1}, not {x.min()} to {x.max()}")
+            return self.ops.asarray(x.reshape(-1).astype(np.int64))
+        return self.ops.xp.reshape(x, (-1,))
+
+    def _masks(self, T: int, B: int, seed: Sequence[int] | None) -> list[Array]:
+        rate, H = self.config.dropout, self.config.hidden_size
+        if rate == 0:
+            return []
+        if seed is None:
+            self._masks_drawn += 1
+            seed = (self._masks_drawn,)
+        return [
+            self.ops.dropout_mask((T, B, H), rate, self.config.dtype, (*seed, k))
+            for k in range(self.config.num_layers - 1)
+        ]
+
+    def _run(self, rows: Array, T: int, B: int, state: State | None, masks: Sequence[Array]) -> StackTape:
+        if state is None:
+            state = self.zero_state(B)
+        state = State(*(self.ops.asarray(part) for part in state))
+        project = inputs.project_tokens if self.input_size is None else inputs.project_features
+        wx = self.ops.xp.reshape(project(self.ops, rows, self.parameters), (T, B, 3 * self.config.hidden_size))
+        return stack_forward(self.ops, wx, self.parameters, state, masks)
+
+    def _emitting(self, tape: StackTape) -> Array:
+        """h of the top layer at the steps that emit, as rows (N, H)."""
+        top = tape.top if self.emit == "every" else tape.layers[-1].h[-1:, ...]
+        return self.ops.xp.reshape(top, (top.shape[0] * top.shape[1], top.shape[2]))
+
+    def _head(self, tape: StackTape) -> Array:
+        logits = self.ops.matmul(self._emitting(tape), self.parameters["head.weight"])
+        logits += self.parameters["head.bias"]
+        return logits
+
+    def _head_backward(self, dlogits: Array, tape: StackTape, gradients: Mapping[str, Array]) -> Array:
+        """Gradients of the head, and dh (T, B, H)."""
+        ops = self.ops
+        ops.matmul(self._emitting(tape).T, dlogits, out=gradients["head.weight"])
+        gradients["head.bias"][...] = ops.xp.sum(dlogits, axis=0)
+        dh = ops.matmul(dlogits, self.parameters["head.weight"].T)
+        T, B, H = tape.top.shape
+        if self.emit == "every":
+            return ops.xp.reshape(dh, (T, B, H))
+        all_steps = ops.zeros((T, B, H), dh.dtype)
+        all_steps[-1, ...] = dh
+        return all_steps
+
+
+class LanguageModel(CIFGModel):
+    """A network that reads tokens and gives the posterior of the next one at every step.
+
+        model = LanguageModel(vocab_size=65, hidden_size=256, num_layers=2)
+        loss, gradients, state = model.loss_and_gradients(tokens, targets)
+
+    The keywords are those of `ModelConfig` and `CIFGModel`.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        hidden_size: int = ModelConfig.hidden_size,
+        num_layers: int = ModelConfig.num_layers,
+        embedding_size: int | None = ModelConfig.embedding_size,
+        dropout: float = ModelConfig.dropout,
+        backend: str | Ops = "auto",
+        dtype: Literal["float32", "float64"] = ModelConfig.dtype,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        config = ModelConfig(hidden_size, num_layers, embedding_size, dropout, dtype)
+        super().__init__(vocab_size, config, backend=backend, seed=seed, threads=threads)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.output_size
+
+
+class SequenceClassifier(CIFGModel):
+    """A network that reads feature vectors (T, B, D) and gives the posterior of the classes.
+
+    `emit` is "last" for one posterior of each sequence, "every" for one at each time step; the
+    other keywords are those of `ModelConfig` and `CIFGModel`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        num_classes: int,
+        hidden_size: int = ModelConfig.hidden_size,
+        num_layers: int = ModelConfig.num_layers,
+        dropout: float = ModelConfig.dropout,
+        emit: Emit = "last",
+        backend: str | Ops = "auto",
+        dtype: Literal["float32", "float64"] = ModelConfig.dtype,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        config = ModelConfig(hidden_size, num_layers, None, dropout, dtype)
+        super().__init__(
+            num_classes, config, input_size=input_size, emit=emit, backend=backend, seed=seed, threads=threads
+        )
