@@ -1,0 +1,65 @@
+"""CIFG-LSTM language models on a swappable array backend: NumPy, Numba or CuPy.
+
+    import charlstm
+
+    run = charlstm.train("my.txt")
+    print(run.generate("Once", length=200))
+
+Nothing heavy is imported before it is used: neither Numba nor CuPy belongs to `import charlstm`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backends import Ops, get_ops
+    from .cifg import State
+    from .config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
+    from .data import CharacterTokenizer, Corpus
+    from .errors import (
+        BackendError,
+        CharLSTMError,
+        CheckpointError,
+        DataError,
+        DivergedError,
+        UsageError,
+    )
+    from .evaluation import Evaluation
+    from .model import CIFGModel, LanguageModel, SequenceClassifier
+    from .run import Run, load
+    from .training import resume, train
+
+_WHERE = {
+    "backends": ("Ops", "get_ops"),
+    "cifg": ("State",),
+    "config": ("Config", "DataConfig", "ModelConfig", "SamplingConfig", "TrainingConfig"),
+    "data": ("CharacterTokenizer", "Corpus"),
+    "errors": (
+        "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
+    ),
+    "evaluation": ("Evaluation",),
+    "model": ("CIFGModel", "LanguageModel", "SequenceClassifier"),
+    "run": ("Run", "load"),
+    "training": ("resume", "train"),
+}  # fmt: skip
+_MODULES = {name: module for module, names in _WHERE.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [
+    "BackendError", "CIFGModel", "CharLSTMError", "CharacterTokenizer", "CheckpointError", "Config",
+    "Corpus", "DataConfig", "DataError", "DivergedError", "Evaluation", "LanguageModel", "ModelConfig",
+    "Ops", "Run", "SamplingConfig", "SequenceClassifier", "State", "TrainingConfig", "UsageError",
+    "__version__", "get_ops", "load", "resume", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

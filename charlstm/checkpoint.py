@@ -1,0 +1,214 @@
+"""Model directories: safetensors and JSON, no pickle, replaced as a whole or not at all.
+
+A directory holds model.safetensors, config.json, tokenizer.json and README.md (the Hub's
+convention); a checkpoint of a run holds training.safetensors and training.json as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .backends import Ops
+from .config import ModelConfig, from_dict
+from .data import CharacterTokenizer
+from .errors import CheckpointError, UsageError
+from .model import CIFGModel
+
+FORMAT = 1
+
+
+@dataclass
+class TrainingState:
+    """What training needs beside the weights to go on as if it had never stopped."""
+
+    optimizer: dict[str, np.ndarray]  # Adam's m and v, flat
+    carried: dict[str, np.ndarray]  # h and c of the streams, (L, B, H)
+    progress: dict[str, Any]  # JSON: step, tokens, seconds, best loss, hash of the text, ...
+
+
+def save(
+    directory: Path,
+    model: CIFGModel,
+    tokenizer: CharacterTokenizer,
+    card: str,
+    training: TrainingState | None = None,
+) -> None:
+    """Write a model directory, replacing the old one only when all of the new one is on disk.
+
+    Raises CheckpointError where it cannot be written; the old directory is then still there.
+    """
+    config = {
+        "model_type": "charlstm",
+        "format": FORMAT,
+        "output_size": model.output_size,
+        "input_size": model.input_size,
+        "emit": model.emit,
+        "tokenizer_hash": tokenizer.hash,
+        **dataclasses.asdict(model.config),
+    }
+    weights = {name: model.ops.to_numpy(array) for name, array in model.parameters.items()}
+    files = {
+        "model.safetensors": _packed(weights),
+        "config.json": _json(config),
+        "tokenizer.json": tokenizer.to_json().encode(),
+        "README.md": card.encode("utf-8", "replace"),
+    }
+    if training is not None:
+        files["training.safetensors"] = _packed({**training.optimizer, **training.carried})
+        files["training.json"] = _json(training.progress)
+    try:
+        _replace_directory(directory, files)
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be written: {error.strerror or error}") from None
+
+
+def load(
+    directory: Path, backend: str | Ops = "auto", threads: int | None = None
+) -> tuple[CIFGModel, CharacterTokenizer]:
+    """The model and tokenizer of a directory, on any backend.
+
+    Raises CheckpointError where a file is missing, truncated or foreign, where names, shapes or
+    dtypes are not those of the configuration, where a weight is not finite, or where the
+    tokenizer is not the one that the weights were trained with.
+    """
+    directory = locate(directory)
+    config = _read_json(directory / "config.json")
+    if config.get("model_type") != "charlstm":
+        raise CheckpointError(f"{directory / 'config.json'} does not describe a charlstm model")
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"{directory}: format {config.get('format')} is not known to this version")
+    tokenizer = CharacterTokenizer.load(directory / "tokenizer.json")
+    if config.get("tokenizer_hash") != tokenizer.hash or config.get("output_size") != len(tokenizer):
+        raise CheckpointError(f"{directory}: tokenizer.json is not the one that the weights were trained with")
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    try:
+        model_config = from_dict(ModelConfig, {k: v for k, v in config.items() if k in known}, "config.json")
+        model = CIFGModel(
+            config["output_size"], model_config, input_size=config["input_size"], emit=config["emit"],
+            backend=backend, threads=threads,
+        )  # fmt: skip
+    except (UsageError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{directory / 'config.json'} is not usable: {error}") from None
+    weights = _unpacked(directory / "model.safetensors")
+    _check_arrays(weights, model.shapes, model_config.dtype, directory / "model.safetensors")
+    for name, array in weights.items():
+        model.parameters[name][...] = model.ops.asarray(array)
+    return model, tokenizer
+
+
+def load_training(directory: Path, model: CIFGModel) -> TrainingState:
+    """What `save` was given beside the model; CheckpointError where it is not all there."""
+    directory = locate(directory)
+    path = directory / "training.safetensors"
+    progress = _read_json(directory / "training.json")
+    arrays = _unpacked(path)
+    flat = {"adam.m": (model.num_parameters,), "adam.v": (model.num_parameters,)}
+    optimizer = {name: arrays.pop(name) for name in flat if name in arrays}
+    _check_arrays(optimizer, flat, model.config.dtype, path)
+    streams = arrays["state.h"].shape[1] if "state.h" in arrays and arrays["state.h"].ndim == 3 else 0
+    shape = (model.config.num_layers, streams, model.config.hidden_size)
+    _check_arrays(arrays, {"state.h": shape, "state.c": shape}, model.config.dtype, path)
+    return TrainingState(optimizer, arrays, progress)
+
+
+def locate(directory: Path) -> Path:
+    """The directory, or what a kill between two renames left of it; CheckpointError if neither."""
+    for candidate in (directory, _old(directory)):
+        if candidate.is_dir():
+            return candidate
+    raise CheckpointError(f"no model directory at {directory}")
+
+
+def _old(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.old")
+
+
+def _replace_directory(directory: Path, files: dict[str, bytes]) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = directory.with_name(f".{directory.name}.partial"), _old(directory)
+    if old.is_dir() and not directory.exists():  # killed between the renames below
+        old.rename(directory)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        partial.mkdir()
+        for name, content in files.items():
+            with open(partial / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        _sync_directory(partial)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if directory.exists():
+        directory.rename(old)
+    partial.rename(directory)
+    _sync_directory(directory.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_directory(directory: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+    # safetensors writes arrays that are not C-contiguous wrongly and without a word: hand it
+    # copies that are, and read back what it made of them
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    packed = safetensors.numpy.save(arrays)
+    for name, array in safetensors.numpy.load(packed).items():
+        if not np.array_equal(array, arrays[name], equal_nan=True):
+            raise CheckpointError(f"{name} was not packed as it is; nothing was written")
+    return packed
+
+
+def _unpacked(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load(path.read_bytes())
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from None
+
+
+def _check_arrays(
+    arrays: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], dtype: str, path: Path
+) -> None:
+    if set(arrays) != set(shapes):
+        odd = ", ".join(sorted(set(arrays) ^ set(shapes)))
+        raise CheckpointError(f"{path}: missing or unexpected arrays: {odd}")
+    for name, array in arrays.items():
+        if array.shape != shapes[name] or array.dtype != dtype:
+            raise CheckpointError(
+                f"{path}: {name} is {array.dtype} {array.shape}, but config.json asks for {dtype} {shapes[name]}"
+            )
+        if not np.isfinite(array).all():
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite numbers")
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return content

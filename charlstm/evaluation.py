@@ -1,0 +1,92 @@
+"""How well a model predicts a text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .cifg import State
+from .errors import DataError
+from .model import CIFGModel
+
+STREAMS = 64  # pieces of the text that are read side by side
+PIECE = 1024  # tokens; shorter texts are cut into fewer pieces, none shorter than this
+WARM_UP = 128  # tokens read before a piece begins, uncounted, to arrive with a carried state
+CHUNK = 128  # time steps in one forward pass
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures over the tokens that were predicted."""
+
+    loss: float
+    """Mean negative log-likelihood, nats per token."""
+    mean_max_posterior: float
+    """The largest posterior at each step, averaged."""
+    tokens: int
+    """Tokens predicted: all of the text but the first."""
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))
+
+    @property
+    def bits_per_char(self) -> float:
+        """For tokens that are characters."""
+        return self.loss / math.log(2)
+
+    def to_dict(self) -> dict[str, float]:
+        return {
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "bits_per_char": self.bits_per_char,
+            "mean_max_posterior": self.mean_max_posterior,
+            "tokens": self.tokens,
+        }
+
+
+def evaluate(model: CIFGModel, tokens: np.ndarray, streams: int = STREAMS) -> Evaluation:
+    """Predict every token but the first from all that precede it; tokens (N,), N at least 2.
+
+    The state is carried through the text. To use the machine's width the text is cut into up to
+    `streams` pieces; each is preceded by 128 tokens that are read but not counted, so that its
+    state has been carried too, and each token is counted once. One stream reads it in one go.
+    """
+    N = len(tokens) - 1
+    if N < 1:
+        raise DataError("at least two tokens are needed to evaluate")
+    B = max(1, min(streams, N // PIECE))
+    length = N // B
+    starts = np.arange(B) * length
+    state = model.zero_state(B)
+    if B > 1:
+        _, warm = model.forward(_columns(tokens, starts[1:] - WARM_UP, WARM_UP))
+        state.h[:, 1:, ...] = warm.h
+        state.c[:, 1:, ...] = warm.c
+    totals = np.zeros(2)
+    for t in range(0, length, CHUNK):
+        T = min(CHUNK, length - t)
+        state = _count(model, tokens, starts + t, T, state, totals)
+    if N > B * length:  # what the last piece is longer than the others
+        last = State(state.h[:, -1:, ...], state.c[:, -1:, ...])
+        _count(model, tokens, np.array([B * length]), N - B * length, last, totals)
+    return Evaluation(float(totals[0] / N), float(totals[1] / N), N)
+
+
+def _columns(tokens: np.ndarray, starts: np.ndarray, T: int) -> np.ndarray:
+    """(T, B): T tokens from each start on."""
+    columns: np.ndarray = tokens[np.arange(T)[:, np.newaxis] + starts]
+    return columns
+
+
+def _count(
+    model: CIFGModel, tokens: np.ndarray, starts: np.ndarray, T: int, state: State, totals: np.ndarray
+) -> State:
+    logits, state = model.forward(_columns(tokens, starts, T), state)
+    rows = model.ops.xp.reshape(logits, (-1, model.output_size))
+    targets = model.ops.asarray(_columns(tokens, starts + 1, T).reshape(-1).astype(np.int64))
+    loss, _ = model.ops.softmax_cross_entropy(rows, targets)
+    totals += np.array([loss, model.ops.mean_max_posterior(rows)]) * targets.shape[0]
+    return state

@@ -1,0 +1,123 @@
+"""A trained model with its tokenizer, and the directory that training left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from . import checkpoint
+from .backends import Ops
+from .config import Config, DataConfig, SamplingConfig
+from .data import CharacterTokenizer, Corpus, OnUnknown
+from .errors import CheckpointError, DataError
+from .evaluation import Evaluation, evaluate
+from .generation import generate
+from .model import CIFGModel
+
+Split = Literal["train", "val", "all"]
+Which = Literal["best", "last"]
+
+
+class Run:
+    """What `charlstm.train` and `charlstm.load` return."""
+
+    def __init__(self, directory: Path, model: CIFGModel, tokenizer: CharacterTokenizer) -> None:
+        self.directory, self.model, self.tokenizer = directory, model, tokenizer
+
+    def __repr__(self) -> str:
+        return f"<Run {self.directory}: {self.model.num_parameters:,} parameters on {self.model.ops.name}>"
+
+    @property
+    def config(self) -> Config:
+        """The configuration that the run was started with."""
+        return Config.from_toml(self.directory / "config.toml")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: losses, learning rate, speed by step."""
+        return read_metrics(self.directory / "metrics.jsonl")
+
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        length: int = SamplingConfig.length,
+        temperature: float = SamplingConfig.temperature,
+        seed: int = SamplingConfig.seed,
+        on_unknown: OnUnknown = "error",
+    ) -> str:
+        """The prompt and `length` characters after it; the same seed gives the same text.
+
+        Raises DataError for a prompt with characters that the model does not know, unless
+        `on_unknown` is "skip" or "replace".
+        """
+        sampling = SamplingConfig(length, temperature, seed)
+        return prompt + "".join(generate(self.model, self.tokenizer, prompt, sampling, on_unknown))
+
+    def evaluate(
+        self,
+        data: str | Path | Corpus | None = None,
+        *,
+        split: Split = "val",
+        encoding: str | None = None,
+        on_unknown: OnUnknown = "error",
+    ) -> Evaluation:
+        """Loss, perplexity and more on a part of a text; by default the one it was trained on.
+
+        Raises DataError where that text has changed since, or holds unknown characters.
+        """
+        corpus = data if isinstance(data, Corpus) else self._corpus(data, encoding, on_unknown)
+        if corpus.tokenizer.hash != self.tokenizer.hash:
+            raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
+        if split == "all":
+            return evaluate(self.model, np.concatenate((corpus.train, corpus.val)))
+        return evaluate(self.model, corpus.val if split == "val" else corpus.train)
+
+    def _corpus(self, data: str | Path | None, encoding: str | None, on_unknown: OnUnknown) -> Corpus:
+        if not (self.directory / "config.toml").is_file() and data is None:
+            raise DataError(f"{self.directory} does not say what it was trained on: name a text with --data")
+        config = self.config.data if (self.directory / "config.toml").is_file() else DataConfig()
+        if data is not None:
+            config = replace(config, data=str(data), encoding=encoding or config.encoding)
+        corpus = Corpus.load(config, self.tokenizer, on_unknown)
+        if data is None and corpus.sha256 != self.trained_on():
+            raise DataError(f"{config.data} has changed since this model was trained on it (--data names a text)")
+        return corpus
+
+    def trained_on(self) -> str:
+        """SHA-256 of the text that the run was trained on."""
+        path = self.directory / "env.json"
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["text"]["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise CheckpointError(f"{path} does not name the text that the run was trained on") from None
+
+
+def load(
+    directory: str | Path, backend: str | Ops = "auto", *, which: Which = "best", threads: int | None = None
+) -> Run:
+    """A run directory's best (or last) checkpoint, or any model directory, on any backend.
+
+    Raises CheckpointError where there is none or it is damaged, BackendError for a backend that
+    cannot run here.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointError(f"no run directory at {directory}")
+    source = directory
+    if not (directory / "model.safetensors").is_file():
+        if not (directory / "checkpoints").is_dir():
+            raise CheckpointError(f"{directory} is neither a run directory nor a model directory")
+        source = directory / "checkpoints" / which
+    model, tokenizer = checkpoint.load(source, backend, threads)
+    return Run(directory, model, tokenizer)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; one that a kill cut off at the end is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]

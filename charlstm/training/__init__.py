@@ -1,0 +1,126 @@
+"""Training a language model: `train` for programs, and what the command line builds on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ..backends import Ops, get_ops
+from ..config import Config, TrainingConfig
+from ..data import Corpus, fit_to
+from ..errors import CheckpointError, UsageError
+from ..model import CIFGModel
+from ..run import Run, load
+from .directory import environment, new_directory, write_text
+from .progress import ConsoleReporter, Reporter
+from .trainer import Trainer
+
+__all__ = ["ConsoleReporter", "Reporter", "Trainer", "prepare", "resume", "train"]
+
+
+def train(
+    data: str | Path | Corpus = "coffee",
+    config: Config | None = None,
+    *,
+    out: str | Path | None = None,
+    backend: str | Ops = "auto",
+    threads: int | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Train a language model and return the run, with its best checkpoint loaded.
+
+    data     a text file, the name of an embedded corpus, or a `Corpus`
+    config   model, data and training options; `config.data.data` gives way to `data`
+    out      the run directory to make; None: the first free runs/NAME-N
+    quiet    print no progress on stderr
+
+    Raises UsageError, DataError, BackendError, DivergedError or CheckpointError; each says what
+    to do about it.
+    """
+    config = config if config is not None else Config()
+    trainer = prepare(data, config, out, backend, threads, Reporter() if quiet else ConsoleReporter())
+    trainer.train()
+    return load(trainer.directory, trainer.model.ops)
+
+
+def prepare(
+    data: str | Path | Corpus,
+    config: Config,
+    out: str | Path | None,
+    backend: str | Ops,
+    threads: int | None,
+    reporter: Reporter,
+) -> Trainer:
+    """A trainer at step 0, in a new run directory."""
+    ops = get_ops(backend, threads)
+    if isinstance(data, Corpus):
+        corpus = data
+        config = replace(config, data=replace(config.data, data=corpus.name))
+    else:
+        # as an absolute path, so that the run can go on from any folder
+        named = str(Path(data).resolve()) if Path(data).is_file() else str(data)
+        config = replace(config, data=replace(config.data, data=named))
+        corpus = Corpus.load(config.data)
+    fitted = fit_to(len(corpus.train), config.data)
+    if fitted != config.data:
+        reporter.notice(
+            f"{corpus.name} has only {len(corpus.train):,} training characters: "
+            f"batch size {fitted.batch_size} and sequence length {fitted.seq_len} in place of "
+            f"{config.data.batch_size} and {config.data.seq_len}"
+        )
+        config = replace(config, data=fitted)
+    model = CIFGModel(len(corpus.tokenizer), config.model, backend=ops, seed=config.training.seed)
+    directory = new_directory(None if out is None else Path(out), corpus.name)
+    write_text(directory / "config.toml", config.to_toml())
+    write_text(directory / "env.json", json.dumps(environment(ops, corpus), indent=1) + "\n")
+    write_text(directory / "tokenizer.json", corpus.tokenizer.to_json())
+    return Trainer(model, corpus, config, directory, reporter)
+
+
+def resume(
+    directory: str | Path,
+    limits: TrainingConfig | None = None,
+    *,
+    backend: str | Ops = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+    corpus: Corpus | None = None,
+) -> Trainer:
+    """A trainer at the last checkpoint of a run; `train()` on it goes on.
+
+    limits   new values for max_time, max_steps and epochs, counted from the run's very start;
+             its other fields must be the defaults or those of the run
+    corpus   the text, for a run that was not started from a file or name
+
+    Raises CheckpointError where there is no whole checkpoint, DataError where the text changed.
+    """
+    directory = Path(directory)
+    if not (directory / "checkpoints").is_dir():
+        raise CheckpointError(f"{directory} holds no checkpoint to go on from")
+    config = Config.from_toml(directory / "config.toml")
+    if limits is not None:
+        config = replace(config, training=_with_limits(config.training, limits))
+        write_text(directory / "config.toml", config.to_toml())
+    run = load(directory, get_ops(backend, threads), which="last")
+    corpus = corpus if corpus is not None else Corpus.load(config.data, run.tokenizer)
+    trainer = Trainer(run.model, corpus, config, directory, reporter if reporter is not None else Reporter())
+    trainer.restore()
+    return trainer
+
+
+def _with_limits(saved: TrainingConfig, asked: TrainingConfig) -> TrainingConfig:
+    limits = ("max_time", "max_steps", "epochs")
+    default = TrainingConfig()
+    for field in dataclasses.fields(TrainingConfig):
+        value = getattr(asked, field.name)
+        if field.name not in limits and value not in (getattr(default, field.name), getattr(saved, field.name)):
+            raise UsageError(
+                f"{field.name} belongs to the run and cannot change on resuming (only {', '.join(limits)})"
+            )
+    new = {name: getattr(asked, name) for name in limits}
+    if asked == replace(saved, **new) and all(new[k] == getattr(default, k) for k in limits):
+        return saved
+    return replace(saved, **new)

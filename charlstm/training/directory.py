@@ -1,0 +1,182 @@
+"""The run directory: configuration, environment, metrics, samples, plots, model card."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..backends import Ops
+from ..config import Config
+from ..data import Corpus
+from ..errors import CharLSTMError, UsageError
+from ..run import read_metrics
+
+LIBRARIES = ("charlstm", "numpy", "numba", "llvmlite", "cupy", "safetensors")
+
+
+def new_directory(out: Path | None, name: str) -> Path:
+    """Make the directory of a new run: `out`, or the first free runs/NAME-N.
+
+    Raises UsageError where `out` holds something already, CharLSTMError where it cannot be made.
+    """
+    if out is None:
+        stem = Path(name).stem or "run"
+        out = next(d for n in range(1, sys.maxsize) if not (d := Path("runs") / f"{stem}-{n}").exists())
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"{out} exists already: choose another --out, or go on with --resume {out}")
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CharLSTMError(f"{out} cannot be made: {error.strerror or error}") from None
+    return out
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of the run, all of it or nothing; CharLSTMError where the disk refuses."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CharLSTMError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+class MetricsLog:
+    """metrics.jsonl, a line at a time; on resuming, lines after the checkpoint are cut off."""
+
+    def __init__(self, path: Path, up_to_step: int) -> None:
+        kept = [line for line in read_metrics(path) if line["step"] <= up_to_step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 -- closed by `close`
+
+    def write(self, **line: Any) -> None:
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise CharLSTMError(
+                f"{self._file.name} cannot be written: {error.strerror or error}"
+            ) from None
+
+    def close(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            pass  # a full disk has been reported by the write that filled it
+
+
+def environment(ops: Ops, corpus: Corpus) -> dict[str, Any]:
+    """What a run's figures depend on beside its configuration."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "cpu": cpu_name(),
+        "backend": ops.name,
+        "device": ops.device(),
+        "threads": ops.threads(),
+        "git": _git_commit(),
+        "text": {
+            "name": corpus.name,
+            "sha256": corpus.sha256,
+            "train_tokens": len(corpus.train),
+            "val_tokens": len(corpus.val),
+        },
+    }
+
+
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder that the run was started in, where that is a Git checkout."""
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip() or None
+
+
+def plot_curves(directory: Path) -> Path | None:
+    """Draw plots/loss.svg and .png from metrics.jsonl; None where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        return None
+    from matplotlib.figure import Figure
+
+    lines = read_metrics(directory / "metrics.jsonl")
+    train = [(line["tokens"], line["loss"]) for line in lines if "loss" in line]
+    val = [(line["tokens"], line["val_loss"]) for line in lines if "val_loss" in line]
+    rates = [(line["tokens"], line["learning_rate"]) for line in lines if "learning_rate" in line]
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot(*zip(*train, strict=True), color="0.6", linewidth=1, label="training loss") if train else None
+    if val:
+        top.plot(*zip(*val, strict=True), "o-", color="C0", markersize=3, label="validation loss")
+        lowest = min(val, key=lambda point: point[1])
+        top.annotate(f"{lowest[1]:.4f}", lowest, (0, 8), textcoords="offset points", ha="center", color="C0")
+    top.set_ylabel("nats per token")
+    top.set_title(directory.name)
+    top.legend()
+    top.grid(alpha=0.3)
+    bottom.plot(*zip(*rates, strict=True), color="C1") if rates else None
+    bottom.set_ylabel("learning rate")
+    bottom.set_xlabel("tokens read")
+    bottom.grid(alpha=0.3)
+    plots = directory / "plots"
+    try:
+        plots.mkdir(exist_ok=True)
+        figure.savefig(plots / "loss.svg")
+        figure.savefig(plots / "loss.png", dpi=150)
+    except OSError as error:
+        raise CharLSTMError(f"{plots} cannot be written: {error.strerror or error}") from None
+    return plots / "loss.png"
+
+
+def model_card(config: Config, corpus: Corpus, parameters: int, progress: dict[str, Any]) -> str:
+    """README.md of a checkpoint and of a run, filled in from what was measured."""
+    best = progress.get("best_val_loss")
+    model = config.model
+    result = "not yet validated" if best is None else f"{best:.4f} nats per character (step {progress['best_step']})"
+    return f"""---
+library_name: charlstm
+pipeline_tag: text-generation
+tags: [lstm, cifg, character-level]
+---
+# A CIFG-LSTM language model of {corpus.name}
+
+- {parameters:,} parameters: {model.num_layers} layers of {model.hidden_size} units, \
+{len(corpus.tokenizer)} characters, {model.dtype}
+- trained on {len(corpus.train):,} characters, validated on the {len(corpus.val):,} that follow them
+- best validation loss: {result}
+- after {progress['step']:,} steps, {progress['tokens']:,} characters read, {progress['seconds']:.0f} s
+- SHA-256 of the text: {corpus.sha256}
+
+    charlstm generate DIRECTORY --prompt "..."
+
+    import charlstm
+    print(charlstm.load("DIRECTORY").generate("..."))
+"""

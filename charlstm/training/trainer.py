@@ -1,0 +1,234 @@
+"""The training loop: stateful truncated BPTT with Adam, validations, samples and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+from .. import checkpoint
+from ..cifg import State
+from ..config import Config, SamplingConfig
+from ..data import Corpus, StreamBatches
+from ..errors import DataError, DivergedError
+from ..evaluation import Evaluation, evaluate
+from ..generation import generate
+from ..model import CIFGModel, Gradients
+from .directory import MetricsLog, model_card, plot_curves, write_text
+from .progress import Reporter
+from .schedule import learning_rate
+
+LOG_EVERY = 10  # steps that one line of metrics sums up
+SAMPLE_LENGTH = 200
+ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+
+
+class Trainer:
+    """Trains one model in one run directory.
+
+    After step k it holds everything that step k + 1 depends on, so that a checkpoint and the same
+    limits give the same bytes as a run without a stop. (With a limit of time, the clock decides
+    how the learning rate falls.)
+    """
+
+    def __init__(
+        self, model: CIFGModel, corpus: Corpus, config: Config, directory: Path, reporter: Reporter
+    ) -> None:
+        self.model, self.corpus, self.config = model, corpus, config
+        self.directory, self.reporter = directory, reporter
+        self.batches = StreamBatches(corpus.train, config.data.batch_size, config.data.seq_len)
+        flat = model.parameters.flat
+        self.m = model.ops.zeros(flat.shape, flat.dtype)
+        self.v = model.ops.zeros(flat.shape, flat.dtype)
+        self.state = model.zero_state(config.data.batch_size)
+        self.step = 0
+        self.seconds = 0.0  # of all sessions, validations included
+        self.best_val_loss: float | None = None
+        self.best_step = 0
+        self._since: list[float] = []  # losses since the last line of metrics
+        self._clock = time.perf_counter()
+
+    # ---- the loop -----------------------------------------------------------------------
+
+    def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train until a limit is reached or `stop()` says so; True where a limit was reached.
+
+        Ends with a validation and a checkpoint. Raises DivergedError where the loss is no longer
+        a number; the checkpoints are then those from before.
+        """
+        self._clock = time.perf_counter() - self.seconds
+        metrics = MetricsLog(self.directory / "metrics.jsonl", self.step)
+        self._line_seconds, self._line_step = self.seconds, self.step
+        training = self.config.training
+        try:
+            while (done := self.progress()) < 1 and not stop():
+                self._train_step(done, metrics)
+                if self.step % training.eval_every == 0 and self.progress() < 1:
+                    self._validate_and_save(metrics)
+                if self.step % training.sample_every == 0:
+                    self._sample()
+            finished = done >= 1
+            if finished:
+                self._validate_and_save(metrics)
+            else:
+                self._save("last")
+        finally:
+            metrics.close()
+            self.reporter.close()
+        plot_curves(self.directory)
+        return finished
+
+    def progress(self) -> float:
+        """How much of the training is over, 0 to 1, by whichever limit is nearest."""
+        training = self.config.training
+        self.seconds = time.perf_counter() - self._clock
+        parts = [0.0]
+        if training.max_steps is not None:
+            parts.append(self.step / training.max_steps)
+        if training.epochs is not None:
+            parts.append(self.step / max(1, round(training.epochs * self.batches.steps_per_epoch)))
+        if training.max_seconds is not None:
+            parts.append(self.seconds / training.max_seconds)
+        return min(1.0, max(parts))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read so far."""
+        return self.step * self.batches.batch_size * self.batches.seq_len
+
+    def _train_step(self, done: float, metrics: MetricsLog) -> None:
+        training, ops = self.config.training, self.model.ops
+        batch = self.batches[self.step]
+        state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
+        loss, gradients, self.state = self.model.loss_and_gradients(
+            batch.x, batch.y, state, dropout_seed=(training.seed, self.step)
+        )
+        norm = ops.global_norm(gradients.flat)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise DivergedError(
+                f"the {'gradient' if math.isfinite(loss) else 'loss'} is no longer a finite number at step "
+                f"{self.step}: try a --learning-rate below {training.learning_rate:g}; {self._kept()}"
+            )
+        rate = learning_rate(training, self.step, done)
+        self._update(gradients, rate, min(1.0, training.clip_norm / norm) if norm > 0 else 1.0)
+        self.step += 1
+        self._since.append(loss)
+        if self.step % LOG_EVERY == 0 or self.step == training.max_steps:
+            self._log(metrics, rate, norm)
+
+    def _update(self, gradients: Gradients, rate: float, scale: float) -> None:
+        self.model.ops.adam_update(
+            self.model.parameters.flat, gradients.flat, self.m, self.v, step=self.step + 1,
+            learning_rate=rate, gradient_scale=scale, **ADAM,
+        )  # fmt: skip
+
+    def _log(self, metrics: MetricsLog, rate: float, norm: float) -> None:
+        done = self.progress()
+        read = (self.step - self._line_step) * self.batches.batch_size * self.batches.seq_len
+        speed = read / max(self.seconds - self._line_seconds, 1e-9)
+        line = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "loss": sum(self._since) / len(self._since),
+            "learning_rate": rate,
+            "gradient_norm": norm,
+            "tokens_per_second": round(speed, 1),
+        }
+        self._since = []
+        self._line_seconds, self._line_step = self.seconds, self.step
+        metrics.write(**line)
+        self.reporter.step(line, done)
+
+    # ---- what happens now and then ------------------------------------------------------
+
+    def _validate_and_save(self, metrics: MetricsLog) -> None:
+        figures = evaluate(self.model, self.corpus.val)
+        if not math.isfinite(figures.loss):
+            raise DivergedError(f"the validation loss is no longer a finite number; {self._kept()}")
+        best = self.best_val_loss is None or figures.loss < self.best_val_loss
+        if best:
+            self.best_val_loss, self.best_step = figures.loss, self.step
+        self.progress()
+        line = self._validation_line(figures)
+        metrics.write(**line)
+        self.reporter.validated(line, best)
+        if best:
+            self._save("best")
+        self._save("last")
+        self._line_seconds = time.perf_counter() - self._clock
+
+    def _validation_line(self, figures: Evaluation) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "val_loss": figures.loss,
+            "val_mean_max_posterior": figures.mean_max_posterior,
+        }
+
+    def _sample(self) -> None:
+        """A sample, once the mean of the largest posterior exceeds the threshold."""
+        batch = self.batches[self.step]
+        logits, _ = self.model.forward(batch.x, self.state)
+        rows = self.model.ops.xp.reshape(logits, (-1, self.model.output_size))
+        if self.model.ops.mean_max_posterior(rows) <= self.config.training.sample_threshold:
+            return
+        sampling = SamplingConfig(length=SAMPLE_LENGTH, seed=self.step)
+        text = "".join(generate(self.model, self.corpus.tokenizer, "", sampling))
+        write_text(self.directory / "samples" / f"step-{self.step:06d}.txt", text)
+        self.reporter.sampled(self.step, text)
+
+    def _kept(self) -> str:
+        if self.best_val_loss is None:
+            return "nothing was kept, since no validation had been made"
+        return f"the best checkpoint, of step {self.best_step}, is kept in {self.directory / 'checkpoints'}"
+
+    # ---- checkpoints --------------------------------------------------------------------
+
+    def _progress_record(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "best_val_loss": self.best_val_loss,
+            "best_step": self.best_step,
+            "losses_since_last_line": self._since,
+            "text_sha256": self.corpus.sha256,
+        }
+
+    def _save(self, which: str) -> None:
+        to_numpy = self.model.ops.to_numpy
+        record = self._progress_record()
+        card = model_card(self.config, self.corpus, self.model.num_parameters, record)
+        training = checkpoint.TrainingState(
+            optimizer={"adam.m": to_numpy(self.m), "adam.v": to_numpy(self.v)},
+            carried={"state.h": to_numpy(self.state.h), "state.c": to_numpy(self.state.c)},
+            progress=record,
+        )
+        target = self.directory / "checkpoints" / which
+        checkpoint.save(target, self.model, self.corpus.tokenizer, card, training if which == "last" else None)
+        write_text(self.directory / "README.md", card)
+
+    def restore(self) -> None:
+        """Take up the last checkpoint; the model's weights are already those of it.
+
+        Raises CheckpointError where it is damaged, DataError where the text has changed since.
+        """
+        last = self.directory / "checkpoints" / "last"
+        saved = checkpoint.load_training(last, self.model)
+        record = saved.progress
+        try:
+            if record["text_sha256"] != self.corpus.sha256:
+                raise DataError(f"{self.corpus.name} has changed since the run was started: it cannot go on")
+            self.step, self.seconds = int(record["step"]), float(record["seconds"])
+            self.best_val_loss, self.best_step = record["best_val_loss"], record["best_step"]
+            self._since = list(record["losses_since_last_line"])
+            asarray = self.model.ops.asarray
+            self.m[...], self.v[...] = asarray(saved.optimizer["adam.m"]), asarray(saved.optimizer["adam.v"])
+            self.state = State(asarray(saved.carried["state.h"]), asarray(saved.carried["state.c"]))
+        except (KeyError, TypeError) as error:
+            raise checkpoint.CheckpointError(f"{last / 'training.json'} is not complete: {error!r}") from None
