@@ -194,7 +194,8 @@ def _check_arrays(
     for name, array in arrays.items():
         if array.shape != shapes[name] or array.dtype != dtype:
             raise CheckpointError(
-                f"{path}: {name} is {array.dtype} {array.shape}, but config.json asks for {dtype} {shapes[name]}"
+                f"{path}: {name} is {array.dtype} {array.shape}, "
+                f"but config.json asks for {dtype} {shapes[name]}"
             )
         if not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {name} holds NaN or infinite numbers")

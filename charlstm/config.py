@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from .errors import UsageError
 
 C = TypeVar("C")
+DEFAULT_SECONDS = 60.0  # of training, where no limit is given
 
 
 def _positive(config: Any, *names: str) -> None:
@@ -123,13 +124,13 @@ class TrainingConfig:
             raise UsageError(f"schedule must be cosine or constant, not {self.schedule!r}")
         if self.max_time is not None:
             parse_duration(self.max_time)
-        if self.max_time is None and self.max_steps is None and self.epochs is None:
-            object.__setattr__(self, "max_time", "1m")
 
     @property
     def max_seconds(self) -> float | None:
-        """`max_time` in seconds."""
-        return None if self.max_time is None else parse_duration(self.max_time)
+        """`max_time` in seconds; a minute where there is no limit of any kind."""
+        if self.max_time is None:
+            return DEFAULT_SECONDS if self.max_steps is None and self.epochs is None else None
+        return parse_duration(self.max_time)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def evaluate(model: CIFGModel, tokens: np.ndarray, streams: int = STREAMS) -> Ev
     for t in range(0, length, CHUNK):
         T = min(CHUNK, length - t)
         state = _count(model, tokens, starts + t, T, state, totals)
-    if N > B * length:  # what the last piece is longer than the others
+    if B * length < N:  # what the last piece is longer than the others
         last = State(state.h[:, -1:, ...], state.c[:, -1:, ...])
         _count(model, tokens, np.array([B * length]), N - B * length, last, totals)
     return Evaluation(float(totals[0] / N), float(totals[1] / N), N)

@@ -85,7 +85,9 @@ class Run:
             config = replace(config, data=str(data), encoding=encoding or config.encoding)
         corpus = Corpus.load(config, self.tokenizer, on_unknown)
         if data is None and corpus.sha256 != self.trained_on():
-            raise DataError(f"{config.data} has changed since this model was trained on it (--data names a text)")
+            raise DataError(
+                f"{config.data} has changed since this model was trained on it (--data names a text)"
+            )
         return corpus
 
     def trained_on(self) -> str:

@@ -5,7 +5,6 @@ are C-contiguous rows. Loops are kept to few arrays each: LLVM gives up on vecto
 it would have to test too many pairs of pointers for overlap.
 """
 
-# ruff: noqa: N803, N806
 from __future__ import annotations
 
 import numpy as np

@@ -7,7 +7,6 @@ comparison is written so that a NaN passes through.
 Numba resolves `tanh`, `sigmoid` and `exp` by the argument's type; in Python they are not callable.
 """
 
-# ruff: noqa: N803, N806
 from __future__ import annotations
 
 import math
@@ -19,7 +18,6 @@ from numba.extending import overload
 from .compiling import FLAGS
 
 F32, F64 = np.float32, np.float64
-
 
 
 def tanh(x):
@@ -85,8 +83,7 @@ _P32 = tuple(
     )
 )  # fmt: skip
 _Q32 = tuple(
-    F32(q)
-    for q in (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+    F32(q) for q in (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from functools import cache
 from typing import Any, ClassVar
 
@@ -26,6 +27,9 @@ class NumPyOps(Ops):
 
     def threads(self) -> int:
         return self._threads
+
+    def device(self) -> str:
+        return cpu_name()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         return self._pool.empty(shape, dtype)
@@ -95,3 +99,15 @@ def blas_info() -> dict[str, Any]:
         "threads": first["num_threads"],
         "architecture": first.get("architecture"),
     }
+
+
+@cache
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

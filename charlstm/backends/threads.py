@@ -58,9 +58,7 @@ class ShardPool:
                 function(0, n)
                 return
             bounds = [n * k // shards for k in range(shards + 1)]
-            others = [
-                self._executor.submit(function, bounds[k], bounds[k + 1]) for k in range(1, shards)
-            ]
+            others = [self._executor.submit(function, bounds[k], bounds[k + 1]) for k in range(1, shards)]
             try:
                 function(bounds[0], bounds[1])
             finally:

@@ -39,7 +39,8 @@ GRAMMAR: dict[str, list[tuple[float, tuple[str, ...]]]] = {
     "MILK_KIND": [(3, ("oat",)), (2, ("whole",)), (1, ("almond",)), (1, ("soy",))],
     "PLACE": [(4, ("counter",)), (3, ("corner cafe",)), (2, ("station",)), (1, ("night market",))],
     "NAME": [
-        (4, ("Anna",)), (3, ("Ben",)), (3, ("Clara",)), (2, ("David",)), (2, ("Mina",)), (1, ("Professor Bohn",)),
+        (4, ("Anna",)), (3, ("Ben",)), (3, ("Clara",)), (2, ("David",)), (2, ("Mina",)),
+        (1, ("Professor Bohn",)),
     ],
     "OPINION": [
         (3, ("The ", "BREW", " tastes ", "DEGREE", "TASTE", ".")),

@@ -166,7 +166,7 @@ class CIFGModel:
         if isinstance(x, np.ndarray):
             if x.dtype.kind not in "iu":
                 raise ValueError(f"{what} must be integers, not {x.dtype}")
-            if x.size and not (0 <= int(x.min()) and int(x.max()) < self.output_size):
+            if x.size and not (int(x.min()) >= 0 and int(x.max()) < self.output_size):
                 raise ValueError(f"{what} must lie in 0 to {self.output_size - 1}, not {x.min()} to {x.max()}")
             return self.ops.asarray(x.reshape(-1).astype(np.int64))
         return self.ops.xp.reshape(x, (-1,))

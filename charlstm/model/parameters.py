@@ -17,9 +17,7 @@ from ..config import ModelConfig
 Shapes = dict[str, tuple[int, ...]]
 
 
-def parameter_shapes(
-    config: ModelConfig, output_size: int, input_size: int | None = None
-) -> Shapes:
+def parameter_shapes(config: ModelConfig, output_size: int, input_size: int | None = None) -> Shapes:
     """Names and shapes of all parameters, in the order of the buffer.
 
     `output_size` is V, the vocabulary or the number of classes. The input are tokens of that

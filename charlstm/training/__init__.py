@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,24 +102,26 @@ def resume(
     config = Config.from_toml(directory / "config.toml")
     if limits is not None:
         config = replace(config, training=_with_limits(config.training, limits))
-        write_text(directory / "config.toml", config.to_toml())
     run = load(directory, get_ops(backend, threads), which="last")
     corpus = corpus if corpus is not None else Corpus.load(config.data, run.tokenizer)
     trainer = Trainer(run.model, corpus, config, directory, reporter if reporter is not None else Reporter())
     trainer.restore()
+    if trainer.progress() >= 1:
+        raise UsageError(f"{directory} has reached its limits: give a larger max_time, max_steps or epochs")
+    write_text(directory / "config.toml", config.to_toml())
     return trainer
 
 
 def _with_limits(saved: TrainingConfig, asked: TrainingConfig) -> TrainingConfig:
-    limits = ("max_time", "max_steps", "epochs")
+    limits = {name: getattr(asked, name) for name in ("max_time", "max_steps", "epochs")}
     default = TrainingConfig()
     for field in dataclasses.fields(TrainingConfig):
         value = getattr(asked, field.name)
-        if field.name not in limits and value not in (getattr(default, field.name), getattr(saved, field.name)):
+        if field.name not in limits and value not in (
+            getattr(default, field.name),
+            getattr(saved, field.name),
+        ):
             raise UsageError(
-                f"{field.name} belongs to the run and cannot change on resuming (only {', '.join(limits)})"
+                f"{field.name} belongs to the run and cannot change on resuming ({', '.join(limits)} can)"
             )
-    new = {name: getattr(asked, name) for name in limits}
-    if asked == replace(saved, **new) and all(new[k] == getattr(default, k) for k in limits):
-        return saved
-    return replace(saved, **new)
+    return saved if all(value is None for value in limits.values()) else replace(saved, **limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -62,15 +63,11 @@ class MetricsLog:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         except OSError as error:
-            raise CharLSTMError(
-                f"{self._file.name} cannot be written: {error.strerror or error}"
-            ) from None
+            raise CharLSTMError(f"{self._file.name} cannot be written: {error.strerror or error}") from None
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # a full disk was reported by the write that filled it
             self._file.close()
-        except OSError:
-            pass  # a full disk has been reported by the write that filled it
 
 
 def environment(ops: Ops, corpus: Corpus) -> dict[str, Any]:
@@ -85,7 +82,6 @@ def environment(ops: Ops, corpus: Corpus) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "platform": platform.platform(),
-        "cpu": cpu_name(),
         "backend": ops.name,
         "device": ops.device(),
         "threads": ops.threads(),
@@ -97,17 +93,6 @@ def environment(ops: Ops, corpus: Corpus) -> dict[str, Any]:
             "val_tokens": len(corpus.val),
         },
     }
-
-
-def cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:
@@ -160,7 +145,9 @@ def model_card(config: Config, corpus: Corpus, parameters: int, progress: dict[s
     """README.md of a checkpoint and of a run, filled in from what was measured."""
     best = progress.get("best_val_loss")
     model = config.model
-    result = "not yet validated" if best is None else f"{best:.4f} nats per character (step {progress['best_step']})"
+    result = (
+        "not yet validated" if best is None else f"{best:.4f} nats per character (step {progress['best_step']})"
+    )
     return f"""---
 library_name: charlstm
 pipeline_tag: text-generation
@@ -172,7 +159,7 @@ tags: [lstm, cifg, character-level]
 {len(corpus.tokenizer)} characters, {model.dtype}
 - trained on {len(corpus.train):,} characters, validated on the {len(corpus.val):,} that follow them
 - best validation loss: {result}
-- after {progress['step']:,} steps, {progress['tokens']:,} characters read, {progress['seconds']:.0f} s
+- after {progress["step"]:,} steps, {progress["tokens"]:,} characters read, {progress["seconds"]:.0f} s
 - SHA-256 of the text: {corpus.sha256}
 
     charlstm generate DIRECTORY --prompt "..."

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 
 from .. import checkpoint
 from ..cifg import State
@@ -64,9 +65,9 @@ class Trainer:
         self._line_seconds, self._line_step = self.seconds, self.step
         training = self.config.training
         try:
-            while (done := self.progress()) < 1 and not stop():
+            while (done := self._tick()) < 1 and not stop():
                 self._train_step(done, metrics)
-                if self.step % training.eval_every == 0 and self.progress() < 1:
+                if self.step % training.eval_every == 0 and self._tick() < 1:
                     self._validate_and_save(metrics)
                 if self.step % training.sample_every == 0:
                     self._sample()
@@ -84,7 +85,6 @@ class Trainer:
     def progress(self) -> float:
         """How much of the training is over, 0 to 1, by whichever limit is nearest."""
         training = self.config.training
-        self.seconds = time.perf_counter() - self._clock
         parts = [0.0]
         if training.max_steps is not None:
             parts.append(self.step / training.max_steps)
@@ -93,6 +93,11 @@ class Trainer:
         if training.max_seconds is not None:
             parts.append(self.seconds / training.max_seconds)
         return min(1.0, max(parts))
+
+    def _tick(self) -> float:
+        """`progress`, by the clock as it stands now."""
+        self.seconds = time.perf_counter() - self._clock
+        return self.progress()
 
     @property
     def tokens(self) -> int:
@@ -103,10 +108,11 @@ class Trainer:
         training, ops = self.config.training, self.model.ops
         batch = self.batches[self.step]
         state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
-        loss, gradients, self.state = self.model.loss_and_gradients(
-            batch.x, batch.y, state, dropout_seed=(training.seed, self.step)
-        )
-        norm = ops.global_norm(gradients.flat)
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is told below, in one line
+            loss, gradients, self.state = self.model.loss_and_gradients(
+                batch.x, batch.y, state, dropout_seed=(training.seed, self.step)
+            )
+            norm = ops.global_norm(gradients.flat)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise DivergedError(
                 f"the {'gradient' if math.isfinite(loss) else 'loss'} is no longer a finite number at step "
@@ -126,7 +132,7 @@ class Trainer:
         )  # fmt: skip
 
     def _log(self, metrics: MetricsLog, rate: float, norm: float) -> None:
-        done = self.progress()
+        done = self._tick()
         read = (self.step - self._line_step) * self.batches.batch_size * self.batches.seq_len
         speed = read / max(self.seconds - self._line_seconds, 1e-9)
         line = {
@@ -152,7 +158,7 @@ class Trainer:
         best = self.best_val_loss is None or figures.loss < self.best_val_loss
         if best:
             self.best_val_loss, self.best_step = figures.loss, self.step
-        self.progress()
+        self._tick()
         line = self._validation_line(figures)
         metrics.write(**line)
         self.reporter.validated(line, best)

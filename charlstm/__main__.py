@@ -1,0 +1,5 @@
+"""`python -m charlstm`."""
+
+from .cli import main
+
+main()

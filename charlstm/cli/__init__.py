@@ -1,0 +1,80 @@
+"""The command line: `charlstm train`, `generate`, `evaluate`, `backends`.
+
+Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage, 3 data or
+vocabulary, 4 diverged, 5 backend not available, 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from .. import __version__
+from ..errors import CharLSTMError
+from .backends import backends
+from .evaluate import evaluate
+from .generate import generate
+from .train import train
+
+HELP = """Train and sample CIFG-LSTM language models on NumPy, Numba or CuPy.
+
+```
+charlstm train                    # learn the embedded corpus, one minute
+charlstm train --data my.txt      # learn your own text
+charlstm generate runs/my-1 --prompt "Once"
+charlstm backends --check         # does this machine compute rightly?
+```
+"""
+
+app = App(name="charlstm", help=HELP, version=__version__, help_format="markdown")
+for command in (train, generate, evaluate, backends):
+    app.command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        status = app(
+            arguments,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+            error_console=console,
+        )
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except CycloptsError as error:
+        return _fail(_one_line(error), 2)
+    except CharLSTMError as error:
+        return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # the reader of a pipe has seen enough; Python must not try to flush the rest at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except OSError as error:
+        return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
+    except MemoryError:
+        return _fail("out of memory: try a smaller --hidden-size, --batch-size or --seq-len", 1)
+
+
+def _one_line(error: CycloptsError) -> str:
+    cause = error.__cause__
+    text = str(cause) if isinstance(cause, CharLSTMError) else str(error)
+    return " ".join(text.split()) + " (charlstm --help lists the options)"
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"charlstm: {message}", file=sys.stderr)
+    return status

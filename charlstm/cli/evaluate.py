@@ -1,0 +1,56 @@
+"""`charlstm evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..run import Split, Which, load
+from .options import Backend, Json, Threads, Unknown
+
+
+def evaluate(
+    run: Path,
+    /,
+    *,
+    split: Split = "val",
+    data: str | None = None,
+    encoding: str | None = None,
+    on_unknown: Unknown = "error",
+    which: Which = "best",
+    backend: Backend = "auto",
+    threads: Threads = None,
+    json_output: Json = False,
+) -> None:
+    """Measure how well a trained model predicts a text.
+
+    ```
+    charlstm evaluate runs/my-1                              # the text's last tenth
+    charlstm evaluate runs/my-1 --data other.txt --split all
+    charlstm evaluate runs/my-1 --json
+    ```
+
+    Parameters
+    ----------
+    run
+        A run directory, or a model directory.
+    split
+        Part of the text.
+    data
+        Another text than the one that the run was trained on.
+    encoding
+        That file's text encoding.
+    which
+        Checkpoint to take.
+    """
+    figures = load(run, backend, which=which, threads=threads).evaluate(
+        data, split=split, encoding=encoding, on_unknown=on_unknown
+    )
+    if json_output:
+        print(json.dumps(figures.to_dict()))
+        return
+    print(f"loss                {figures.loss:.4f} nats per token")
+    print(f"perplexity          {figures.perplexity:.4f}")
+    print(f"bits per character  {figures.bits_per_char:.4f}")
+    print(f"mean max posterior  {figures.mean_max_posterior:.4f}")
+    print(f"tokens              {figures.tokens:,}")

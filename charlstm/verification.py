@@ -1,0 +1,173 @@
+"""Gradient and agreement checks that any machine can run on itself: `charlstm backends --check`.
+
+A gradient check compares the derivative along a random direction with central differences, in
+float64; agreement compares a backend with the NumPy reference. Agreement alone would not do: two
+backends can be wrong in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .backends import Ops, get_ops
+from .cifg import State
+from .config import ModelConfig
+from .model import CIFGModel
+
+GRADIENT_ERROR = 1e-7  # relative, float64
+AGREEMENT_ERROR = {"float64": 1e-12, "float32": 2e-5}  # relative to the largest element
+STEP = 1e-3  # of the differences; their error is of order STEP**4
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured error beside what is allowed."""
+
+    backend: str
+    check: str
+    error: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.allowed  # False for NaN
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the shape of its input; small sizes that no kernel's blocks divide."""
+
+    name: str
+    T: int
+    B: int
+    vocabulary: int = 13
+    hidden: int = 9
+    layers: int = 2
+    embedding: int | None = None
+    dropout: float = 0.0
+    features: int | None = None
+    last: bool = False
+
+    def model(self, ops: Ops, dtype: str = "float64") -> CIFGModel:
+        config = ModelConfig(self.hidden, self.layers, self.embedding, self.dropout, dtype)  # type: ignore[arg-type]
+        emit = "last" if self.last else "every"
+        return CIFGModel(self.vocabulary, config, input_size=self.features, emit=emit, backend=ops, seed=5)  # type: ignore[arg-type]
+
+    def inputs(self) -> tuple[np.ndarray, np.ndarray, State]:
+        """Input, targets and a state that is not zero, as float64 and int64 on the host."""
+        rng = np.random.default_rng([self.T, self.B, self.hidden])
+        shape = (self.T, self.B)
+        x = (
+            rng.integers(0, self.vocabulary, shape)
+            if self.features is None
+            else rng.standard_normal((*shape, self.features))
+        )
+        targets = rng.integers(0, self.vocabulary, (self.B,) if self.last else shape)
+        state_shape = (self.layers, self.B, self.hidden)
+        return x, targets, State(rng.uniform(-1, 1, state_shape), rng.standard_normal(state_shape))
+
+
+CASES = (
+    Case("1 layer, 1 step, 1 row", T=1, B=1, layers=1),
+    Case("1 layer, one-hot look-up", T=7, B=5, layers=1),
+    Case("2 layers, embedding look-up", T=7, B=5, embedding=6),
+    Case("3 layers, embedding, plain product", T=3, B=2, layers=3, embedding=6),
+    Case("3 layers, one-hot, no table", T=2, B=3, layers=3),
+    Case("2 layers, dropout", T=6, B=4, embedding=6, dropout=0.4),
+    Case("2 layers, feature vectors, every step", T=6, B=4, features=5),
+    Case("2 layers, feature vectors, last step", T=6, B=4, features=5, last=True),
+    Case("3 layers, 1 row, larger than a vector", T=9, B=1, layers=3, hidden=37, embedding=8),
+)
+
+
+def directional_error(f: Callable[[float], float], derivative: float) -> float:
+    """Relative error of a derivative at 0 against central differences of fourth order."""
+    near, far = f(STEP) - f(-STEP), f(2 * STEP) - f(-2 * STEP)
+    measured = (8 * near - far) / (12 * STEP)
+    return abs(measured - derivative) / max(abs(measured), abs(derivative), 1e-8)
+
+
+def gradient_errors(case: Case, ops: Ops) -> Iterator[tuple[str, float]]:
+    """What was varied, and the relative error of its gradient: each parameter, h0, c0, features."""
+    model = case.model(ops)
+    x, targets, state = case.inputs()
+    rng = np.random.default_rng(1)
+
+    def loss(x: np.ndarray, state: State) -> float:
+        return model.loss_and_gradients(x, targets, state, dropout_seed=(3,))[0]
+
+    _, gradients, _ = model.loss_and_gradients(x, targets, state, dropout_seed=(3,))
+    for name, parameter in model.parameters.items():
+        start = np.array(ops.to_numpy(parameter))
+        direction = rng.standard_normal(start.shape)
+
+        def along(
+            size: float, parameter: Any = parameter, at: Any = start, direction: Any = direction
+        ) -> float:
+            parameter[...] = ops.asarray(at + size * direction)
+            value = loss(x, state)
+            parameter[...] = ops.asarray(at)
+            return value
+
+        yield name, directional_error(along, float(np.sum(ops.to_numpy(gradients[name]) * direction)))
+    for name, k in (("h0", 0), ("c0", 1)):
+        direction = rng.standard_normal(state[k].shape)
+
+        def shifted(size: float, k: int = k, direction: Any = direction) -> float:
+            parts = [part + size * direction if k == n else part for n, part in enumerate(state)]
+            return loss(x, State(*parts))
+
+        yield (
+            name,
+            directional_error(shifted, float(np.sum(ops.to_numpy(gradients.initial_state[k]) * direction))),
+        )
+    if gradients.inputs is not None:
+        direction = rng.standard_normal(x.shape)
+        derivative = float(np.sum(ops.to_numpy(gradients.inputs) * direction))
+        yield "x", directional_error(lambda size: loss(x + size * direction, state), derivative)
+
+
+def results(case: Case, ops: Ops, dtype: str) -> dict[str, np.ndarray]:
+    """Loss, logits, gradients and carried state of a case, as NumPy arrays by name."""
+    model = case.model(ops, dtype)
+    x, targets, state = case.inputs()
+    state = State(*(part.astype(dtype) for part in state))
+    loss, gradients, carried = model.loss_and_gradients(x, targets, state, dropout_seed=(3,))
+    logits, _ = model.forward(x, state)
+    arrays = {f"d {name}": array for name, array in gradients.items()}
+    arrays |= {"logits": logits, "h": carried.h, "c": carried.c}
+    arrays |= {"d h0": gradients.initial_state.h, "d c0": gradients.initial_state.c}
+    if gradients.inputs is not None:
+        arrays["d x"] = gradients.inputs
+    return {"loss": np.asarray(loss), **{name: ops.to_numpy(array) for name, array in arrays.items()}}
+
+
+def agreement_error(ours: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> float:
+    """The largest difference in any array, relative to that array's largest element."""
+    return max(
+        float(np.max(np.abs(ours[name] - expected)) / max(float(np.max(np.abs(expected))), 1e-30))
+        for name, expected in reference.items()
+    )
+
+
+def check_backend(name: str | Ops) -> list[Figure]:
+    """Every check of one backend on this machine."""
+    ops, reference = get_ops(name), get_ops("numpy")
+    figures = []
+    for case in CASES:
+        worst = max(error for _, error in gradient_errors(case, ops))
+        figures.append(Figure(ops.name, f"gradients, float64: {case.name}", worst, GRADIENT_ERROR))
+    for dtype, allowed in AGREEMENT_ERROR.items():
+        error = max(
+            agreement_error(results(case, ops, dtype), results(case, reference, "float64")) for case in CASES
+        )
+        figures.append(Figure(ops.name, f"agreement with NumPy float64, in {dtype}", error, allowed))
+    return figures
