@@ -10,6 +10,7 @@ from typing import Any
 from numba import njit
 
 FLAGS = {"contract"}  # fused multiply-add, and nothing that could reorder or assume away a NaN
+OPTIONS = {"nogil": True, "fastmath": FLAGS, "error_model": "numpy"}
 
 
 def _sources_stamp() -> str:
@@ -28,7 +29,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     Numba would notice an edit only in the function's own file; here an edit in any kernel file
     makes the stored code stale. Without a place to write, kernels are compiled in each process.
     """
-    dispatcher = njit(nogil=True, fastmath=FLAGS, error_model="numpy")(function)
+    dispatcher = njit(**OPTIONS)(function)
     try:
         dispatcher.enable_caching()
     except RuntimeError:  # no directory that can be written

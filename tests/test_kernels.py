@@ -1,0 +1,138 @@
+"""The compiled loops themselves: accuracy, vector instructions, and the cache on disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numba import njit, typeof
+
+from charlstm.kernels import cpu, elementwise
+from charlstm.kernels.compiling import OPTIONS
+
+
+def applied(function: Any) -> Any:
+    @njit(**OPTIONS)
+    def apply(x: np.ndarray, out: np.ndarray) -> None:
+        for k in range(x.shape[0]):
+            out[k] = function(x[k])
+
+    return apply
+
+
+REFERENCES = {
+    "tanh": (elementwise.tanh, np.tanh),
+    "sigmoid": (elementwise.sigmoid, lambda x: 0.5 * np.tanh(0.5 * x) + 0.5),
+    "exp": (elementwise.exp, np.exp),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_accuracy(name: str, dtype: str) -> None:
+    function, reference = REFERENCES[name]
+    reach = (88 if dtype == "float32" else 700) if name == "exp" else 30
+    low = -87 if (name, dtype) == ("exp", "float32") else -reach
+    x = np.concatenate((np.linspace(low, reach, 200_001), np.linspace(-1, 1, 200_001))).astype(dtype)
+    out = np.empty_like(x)
+    applied(function)(x, out)
+    expected = reference(x.astype(np.float64))
+    error = np.abs(out - expected)
+    if name == "exp":
+        error = error / expected
+    assert error.max() <= (5e-7 if dtype == "float32" else 5e-16)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_special_values(name: str, dtype: str) -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 1e30, -1e30], dtype)
+    out = np.empty_like(x)
+    applied(REFERENCES[name][0])(x, out)
+    assert np.isnan(out[0])
+    if name == "exp":
+        assert np.all(out[[1, 3]] > 1e38)
+        assert np.all(out[[2, 4]] < 1e-37)
+    else:
+        low = -1 if name == "tanh" else 0
+        assert np.array_equal(out[1:], np.array([1, low, 1, low], dtype))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 assembly")
+@pytest.mark.parametrize("kernel", ["gates_forward", "gates_backward", "adam_update", "scatter_add_rows"])
+def test_loops_use_vector_instructions(kernel: str) -> None:
+    """Packed arithmetic on whole registers, and no call of a scalar tanh or exp."""
+    B, H = 2, 32
+    wide, narrow, flat = np.zeros((B, 3 * H), "f4"), np.zeros((B, H), "f4"), np.zeros(64, "f4")
+    number = np.float32(0.5)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "gates_forward": (wide, wide, narrow, wide.copy(), narrow.copy(), narrow.copy()),
+        "gates_backward": (narrow, narrow, narrow.copy(), wide, narrow, narrow, wide.copy()),
+        "adam_update": (flat, flat, flat.copy(), flat.copy(), *[number] * 6),
+        "scatter_add_rows": (wide.copy(), np.zeros(2, np.int64), wide, 0, 3 * H),
+    }
+    dispatcher = njit(**OPTIONS)(getattr(cpu, kernel).py_func)  # code from the cache cannot be read
+    dispatcher.compile(tuple(map(typeof, arguments[kernel])))
+    assembly = "\n".join(dispatcher.inspect_asm().values())
+    packed = re.findall(r"v(?:mul|add|fm?n?m?add\d*)ps\s+.*[yz]mm", assembly)
+    assert len(packed) >= (1 if kernel == "scatter_add_rows" else 4)
+    assert not re.search(r"call.*\b(tanhf?|expf?)\b", assembly)
+
+
+PROBE = """
+import numpy as np
+from charlstm.kernels import cpu
+x = np.zeros((2, 3), np.float32)
+cpu.gather_rows(x, np.zeros(2, np.int64), x.copy())
+stats = cpu.gather_rows.stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+def probe(root: Path, **environment: str) -> tuple[int, int]:
+    """Cache hits and misses of a fresh process that uses the copy of the package in `root`."""
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROBE], env=environment, capture_output=True, text=True, check=True
+    )
+    hits, misses = done.stdout.split()
+    return int(hits), int(misses)
+
+
+@pytest.fixture
+def package_copy(tmp_path: Path) -> Path:
+    """The package, kernels included, as an installation lays it out."""
+    import charlstm
+    import charlstm.kernels
+
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(charlstm.__file__).parent, tmp_path / "charlstm", ignore=skip)
+    kernels = tmp_path / "charlstm" / "kernels"
+    if not kernels.exists():
+        shutil.copytree(Path(charlstm.kernels.__file__).parent, kernels, ignore=skip)
+    return tmp_path
+
+
+def test_an_edit_in_any_kernel_file_invalidates_the_cache(package_copy: Path, tmp_path: Path) -> None:
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    assert probe(package_copy, **cache) == (0, 1)
+    assert probe(package_copy, **cache) == (1, 0)
+    other_file = package_copy / "charlstm" / "kernels" / "elementwise.py"
+    other_file.write_text(other_file.read_text() + "\n# an edit\n")
+    assert probe(package_copy, **cache) == (0, 1)
+    assert probe(package_copy, **cache) == (1, 0)
+
+
+def test_kernels_work_where_no_cache_can_be_written(package_copy: Path) -> None:
+    """No folder beside the source, none of the user's: compiled anew, and no error."""
+    kernels = package_copy / "charlstm" / "kernels"
+    (kernels / "__pycache__").write_text("a file in the way of the folder")
+    nowhere = kernels / "__pycache__" / "nowhere"
+    environment = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere), "NUMBA_CACHE_DIR": ""}
+    assert probe(package_copy, **environment)[0] == 0
