@@ -22,7 +22,7 @@ from .backends import Ops
 from .config import ModelConfig, from_dict
 from .data import CharacterTokenizer
 from .errors import CheckpointError, UsageError
-from .model import CIFGModel
+from .model import CIFGModel, parameter_shapes
 
 FORMAT = 1
 
@@ -91,16 +91,18 @@ def load(
     if config.get("tokenizer_hash") != tokenizer.hash or config.get("output_size") != len(tokenizer):
         raise CheckpointError(f"{directory}: tokenizer.json is not the one that the weights were trained with")
     known = {field.name for field in dataclasses.fields(ModelConfig)}
+    weights = _unpacked(directory / "model.safetensors")
     try:
         model_config = from_dict(ModelConfig, {k: v for k, v in config.items() if k in known}, "config.json")
+        # before anything of these sizes is allocated
+        shapes = parameter_shapes(model_config, config["output_size"], config["input_size"])
+        _check_arrays(weights, shapes, model_config.dtype, directory / "model.safetensors")
         model = CIFGModel(
             config["output_size"], model_config, input_size=config["input_size"], emit=config["emit"],
-            backend=backend, threads=threads,
+            backend=backend, seed=None, threads=threads,
         )  # fmt: skip
     except (UsageError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory / 'config.json'} is not usable: {error}") from None
-    weights = _unpacked(directory / "model.safetensors")
-    _check_arrays(weights, model.shapes, model_config.dtype, directory / "model.safetensors")
     for name, array in weights.items():
         model.parameters[name][...] = model.ops.asarray(array)
     return model, tokenizer

@@ -8,6 +8,7 @@ import numpy as np
 
 from .config import SamplingConfig
 from .data import CharacterTokenizer, OnUnknown
+from .errors import DivergedError
 from .model import CIFGModel
 
 PROMPT_CHUNK = 1024  # tokens of a prompt that are read at once
@@ -50,6 +51,8 @@ def _continue(
 
 def sample(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
     """One draw from softmax(logits / temperature), logits (V,); the largest at temperature 0."""
+    if not np.isfinite(logits).all():
+        raise DivergedError("the model's logits are not finite numbers: its weights are unusable")
     if temperature == 0:
         return int(np.argmax(logits))
     shifted = logits.astype(np.float64) - logits.max()

@@ -37,7 +37,8 @@ class CIFGModel:
     input_size   D: the input are feature vectors (T, B, D); None: tokens (T, B) below V
     emit         "every": a posterior at every time step; "last": only at the last
     backend      "auto", "numpy", "numba", "cupy", or an `Ops`
-    seed         of the initial weights; the same weights on every backend
+    seed         of the initial weights; the same weights on every backend. None leaves them
+                 uninitialised, for weights that are about to be written
     threads      of the host; None: CHARLSTM_NUM_THREADS, else every usable core
 
     Raises UsageError for sizes that are not positive, BackendError for a backend that cannot run.
@@ -51,7 +52,7 @@ class CIFGModel:
         input_size: int | None = None,
         emit: Emit = "every",
         backend: str | Ops = "auto",
-        seed: int = 0,
+        seed: int | None = 0,
         threads: int | None = None,
     ) -> None:
         self.config = config if config is not None else ModelConfig()
@@ -65,9 +66,13 @@ class CIFGModel:
         self.ops = get_ops(backend, threads)
         self.shapes = parameter_shapes(self.config, output_size, input_size)
         self.parameters = ParameterBuffer(self.ops, self.shapes, self.config.dtype)
+        if seed is not None:
+            self._initialise(seed)
+        self._masks_drawn = 0
+
+    def _initialise(self, seed: int) -> None:
         for name, value in initial_values(self.shapes, self.config.hidden_size, seed):
             self.parameters[name][...] = self.ops.asarray(value, self.config.dtype)
-        self._masks_drawn = 0
 
     @property
     def num_parameters(self) -> int:

@@ -118,16 +118,18 @@ def plot_curves(directory: Path) -> Path | None:
     rates = [(line["tokens"], line["learning_rate"]) for line in lines if "learning_rate" in line]
     figure = Figure(figsize=(8, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    top.plot(*zip(*train, strict=True), color="0.6", linewidth=1, label="training loss") if train else None
+    if train:
+        top.plot(*zip(*train, strict=True), color="0.6", linewidth=1, label="training loss")
+        bottom.plot(*zip(*rates, strict=True), color="C1")
     if val:
         top.plot(*zip(*val, strict=True), "o-", color="C0", markersize=3, label="validation loss")
         lowest = min(val, key=lambda point: point[1])
         top.annotate(f"{lowest[1]:.4f}", lowest, (0, 8), textcoords="offset points", ha="center", color="C0")
     top.set_ylabel("nats per token")
     top.set_title(directory.name)
-    top.legend()
+    if train or val:
+        top.legend()
     top.grid(alpha=0.3)
-    bottom.plot(*zip(*rates, strict=True), color="C1") if rates else None
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("tokens read")
     bottom.grid(alpha=0.3)
