@@ -32,7 +32,7 @@ class MemoryPool:
         size = math.prod(shape) * dtype.itemsize
         if size < SMALLEST:
             return np.empty(shape, dtype)
-        return np.asarray(_Block(self, size)).view(dtype).reshape(shape)
+        return np.asarray(_Block(self, self._take(size))).view(dtype).reshape(shape)
 
     def _take(self, size: int) -> np.ndarray:
         with self._lock:
@@ -54,10 +54,9 @@ class MemoryPool:
 class _Block:
     """The owner of one array's memory: every view of the array holds on to it."""
 
-    def __init__(self, pool: MemoryPool, size: int) -> None:
-        self._pool = pool
-        self._memory = pool._take(size)
-        self.__array_interface__ = self._memory.__array_interface__
+    def __init__(self, pool: MemoryPool, memory: np.ndarray) -> None:
+        self._pool, self._memory = pool, memory
+        self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
         self._pool._give_back(self._memory)

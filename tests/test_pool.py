@@ -1,0 +1,86 @@
+"""Memory that is used again, and work that is shared out."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+from charlstm import UsageError
+from charlstm.backends import get_ops
+from charlstm.backends.pool import SMALLEST, MemoryPool
+from charlstm.backends.threads import THREADS_VARIABLE, ShardPool, thread_count, usable_cores
+
+LARGE = (SMALLEST // 8,)
+
+
+def test_a_block_is_used_again_only_when_all_views_are_gone() -> None:
+    pool = MemoryPool()
+    first = pool.empty(LARGE, np.float64)
+    address = first.ctypes.data
+    assert address % 64 == 0
+    view = first.reshape(2, -1)[:, 1:]
+    del first
+    gc.collect()
+    assert pool.empty(LARGE, np.float64).ctypes.data != address
+    del view
+    assert pool.empty(LARGE, np.float64).ctypes.data == address
+
+
+def test_unused_blocks_are_kept_up_to_a_limit() -> None:
+    pool = MemoryPool(limit=SMALLEST)
+    arrays = [pool.empty(LARGE, np.float64) for _ in range(3)]
+    del arrays
+    assert pool._kept == SMALLEST
+
+
+def test_an_allocation_that_fails_leaves_the_pool_usable() -> None:
+    pool = MemoryPool()
+    with pytest.raises(MemoryError):
+        pool.empty((1 << 60,), np.uint8)
+    assert pool.empty(LARGE, np.float64).shape == LARGE
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("n", [0, 1, 4, 5, 100])
+def test_shards_cover_the_range_once(threads: int, n: int) -> None:
+    seen: list[tuple[int, int]] = []
+    lock = threading.Lock()
+
+    def work(start: int, stop: int) -> None:
+        with lock:
+            seen.append((start, stop))
+
+    ShardPool(threads).run(work, n, smallest=2)
+    assert sorted(k for start, stop in seen for k in range(start, stop)) == list(range(n))
+    assert len(seen) == max(1, min(threads, n // 2))
+
+
+def test_errors_in_any_shard_are_raised() -> None:
+    pool = ShardPool(3)
+    for failing in range(3):
+
+        def work(start: int, stop: int, failing: int = failing) -> None:
+            if start == failing * 10:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            pool.run(work, 30)
+    finished = []
+    pool.run(lambda s, e: finished.append(s), 30)
+    assert len(finished) == 3
+
+
+def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(THREADS_VARIABLE, raising=False)
+    assert thread_count() == usable_cores()
+    monkeypatch.setenv(THREADS_VARIABLE, "3")
+    assert thread_count() == 3
+    assert thread_count(1) == 1
+    assert get_ops("numba").threads() == 3
+    for wrong in ("0", "-1", "many"):
+        monkeypatch.setenv(THREADS_VARIABLE, wrong)
+        with pytest.raises(UsageError, match=r"CHARLSTM_NUM_THREADS|at least 1"):
+            thread_count()
