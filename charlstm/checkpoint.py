@@ -89,7 +89,9 @@ def load(
         raise CheckpointError(f"{directory}: format {config.get('format')} is not known to this version")
     tokenizer = CharacterTokenizer.load(directory / "tokenizer.json")
     if config.get("tokenizer_hash") != tokenizer.hash or config.get("output_size") != len(tokenizer):
-        raise CheckpointError(f"{directory}: tokenizer.json is not the one that the weights were trained with")
+        raise CheckpointError(
+            f"{directory}: tokenizer.json is not the one that the weights were trained with"
+        )
     known = {field.name for field in dataclasses.fields(ModelConfig)}
     weights = _unpacked(directory / "model.safetensors")
     try:

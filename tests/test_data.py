@@ -200,7 +200,7 @@ def test_batches_are_shrunk_until_they_fit(tokens: int, B: int, T: int) -> None:
     assert 1 <= config.batch_size <= B
     assert 1 <= config.seq_len <= T
     StreamBatches(np.zeros(tokens, np.uint8), config.batch_size, config.seq_len)
-    if B * T < tokens:
+    if tokens > B * T:
         assert (config.batch_size, config.seq_len) == (B, T)
 
 

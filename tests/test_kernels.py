@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numba import njit, typeof
-
 from charlstm.kernels import cpu, elementwise
 from charlstm.kernels.compiling import OPTIONS
+from numba import njit, typeof
 
 
 def applied(function: Any) -> Any:
@@ -108,8 +107,9 @@ def probe(root: Path, **environment: str) -> tuple[int, int]:
 @pytest.fixture
 def package_copy(tmp_path: Path) -> Path:
     """The package, kernels included, as an installation lays it out."""
-    import charlstm
     import charlstm.kernels
+
+    import charlstm
 
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(charlstm.__file__).parent, tmp_path / "charlstm", ignore=skip)

@@ -275,7 +275,9 @@ def test_softmax_cross_entropy(ops: Ops, dtype: str, rng: np.random.Generator) -
     posterior_minus[np.arange(900), targets] -= 1
     assert_allclose(ops.to_numpy(dlogits), posterior_minus / 900, rtol=0, atol=TOLERANCE[dtype] / 100)
     assert_allclose(ops.to_numpy(ops.softmax(ops.asarray(logits))), posterior, atol=TOLERANCE[dtype])
-    assert ops.mean_max_posterior(ops.asarray(logits)) == pytest.approx(posterior.max(axis=1).mean(), rel=1e-6)
+    assert ops.mean_max_posterior(ops.asarray(logits)) == pytest.approx(
+        posterior.max(axis=1).mean(), rel=1e-6
+    )
 
 
 def test_cross_entropy_of_huge_logits(ops: Ops, dtype: str) -> None:

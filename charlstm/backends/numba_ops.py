@@ -73,7 +73,9 @@ class NumbaOps(NumPyOps):
         self._shards.run(shard, B, self._smallest_batch(T, H))
         return CIFGTape(h, c, gates)
 
-    def cifg_backward(self, dh: Array, dc_last: Array, R: Array, tape: CIFGTape) -> tuple[Array, Array, Array]:
+    def cifg_backward(
+        self, dh: Array, dc_last: Array, R: Array, tape: CIFGTape
+    ) -> tuple[Array, Array, Array]:
         T, B, H = dh.shape
         dh = np.ascontiguousarray(dh)
         R_transposed = np.ascontiguousarray(R.T)  # BLAS takes a third longer with R transposed in place

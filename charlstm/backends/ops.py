@@ -120,7 +120,9 @@ class Ops:
             gates[t, ...], c[t + 1, ...], h[t + 1, ...] = self.gates_forward(a, c[t, ...])
         return CIFGTape(h, c, gates)
 
-    def cifg_backward(self, dh: Array, dc_last: Array, R: Array, tape: CIFGTape) -> tuple[Array, Array, Array]:
+    def cifg_backward(
+        self, dh: Array, dc_last: Array, R: Array, tape: CIFGTape
+    ) -> tuple[Array, Array, Array]:
         """Back through `cifg_forward`: dwx (T, B, 3H), dh0 (B, H), dc0 (B, H).
 
         dh (T, B, H) is the loss's derivative by every h_t from outside of the recurrence, the

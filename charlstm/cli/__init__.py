@@ -30,7 +30,9 @@ charlstm backends --check         # does this machine compute rightly?
 ```
 """
 
-app = App(name="charlstm", help=HELP, version=__version__, help_format="markdown")
+app = App(
+    name="charlstm", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False
+)
 for command in (train, generate, evaluate, backends):
     app.command(command)
 

@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..generation import generate
 from ..run import load
 from ..training import ConsoleReporter, Reporter, Trainer, prepare, resume
+from ..training.progress import in_nats
 from .options import Backend, Json, Threads
 
 SAMPLE = SamplingConfig(length=300)
@@ -132,10 +133,10 @@ def _report(trainer: Trainer, reporter: Reporter, json_output: bool) -> None:
 
 def _closing(trainer: Trainer) -> str:
     directory, best = trainer.directory, trainer.best_val_loss or 0.0
-    lines = [f"validation loss {best:.4f} nats per character (step {trainer.best_step:,})"]
+    lines = [f"validation loss {in_nats(best)} nats per character (step {trainer.best_step:,})"]
     if trainer.corpus.entropy is not None:
         lines[0] += (
-            f", {best - trainer.corpus.entropy:.4f} above the {trainer.corpus.entropy:.4f} "
+            f", {in_nats(best - trainer.corpus.entropy)} above the {trainer.corpus.entropy:.4f} "
             f"below which no model of this source can stay"
         )
     return "\n".join(

@@ -54,7 +54,9 @@ class Corpus:
                 )
         ids = tokenizer.encode(text, on_unknown)
         if len(ids) < SHORTEST:
-            raise DataError(f"{name} is too short: {len(ids)} known characters, at least {SHORTEST} are needed")
+            raise DataError(
+                f"{name} is too short: {len(ids)} known characters, at least {SHORTEST} are needed"
+            )
         train = min(max(2, int(len(ids) * (1 - val_fraction))), len(ids) - 2)
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         return cls(name, tokenizer, ids[:train], ids[train:], digest, entropy)

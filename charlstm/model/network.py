@@ -172,7 +172,9 @@ class CIFGModel:
             if x.dtype.kind not in "iu":
                 raise ValueError(f"{what} must be integers, not {x.dtype}")
             if x.size and not (int(x.min()) >= 0 and int(x.max()) < self.output_size):
-                raise ValueError(f"{what} must lie in 0 to {self.output_size - 1}, not {x.min()} to {x.max()}")
+                raise ValueError(
+                    f"{what} must lie in 0 to {self.output_size - 1}, not {x.min()} to {x.max()}"
+                )
             return self.ops.asarray(x.reshape(-1).astype(np.int64))
         return self.ops.xp.reshape(x, (-1,))
 
@@ -193,7 +195,9 @@ class CIFGModel:
             state = self.zero_state(B)
         state = State(*(self.ops.asarray(part) for part in state))
         project = inputs.project_tokens if self.input_size is None else inputs.project_features
-        wx = self.ops.xp.reshape(project(self.ops, rows, self.parameters), (T, B, 3 * self.config.hidden_size))
+        wx = self.ops.xp.reshape(
+            project(self.ops, rows, self.parameters), (T, B, 3 * self.config.hidden_size)
+        )
         return stack_forward(self.ops, wx, self.parameters, state, masks)
 
     def _emitting(self, tape: StackTape) -> Array:

@@ -18,6 +18,7 @@ from ..config import Config
 from ..data import Corpus
 from ..errors import CharLSTMError, UsageError
 from ..run import read_metrics
+from .progress import in_nats
 
 LIBRARIES = ("charlstm", "numpy", "numba", "llvmlite", "cupy", "safetensors")
 
@@ -124,7 +125,7 @@ def plot_curves(directory: Path) -> Path | None:
     if val:
         top.plot(*zip(*val, strict=True), "o-", color="C0", markersize=3, label="validation loss")
         lowest = min(val, key=lambda point: point[1])
-        top.annotate(f"{lowest[1]:.4f}", lowest, (0, 8), textcoords="offset points", ha="center", color="C0")
+        top.annotate(in_nats(lowest[1]), lowest, (0, 8), textcoords="offset points", ha="center", color="C0")
     top.set_ylabel("nats per token")
     top.set_title(directory.name)
     if train or val:
@@ -148,7 +149,9 @@ def model_card(config: Config, corpus: Corpus, parameters: int, progress: dict[s
     best = progress.get("best_val_loss")
     model = config.model
     result = (
-        "not yet validated" if best is None else f"{best:.4f} nats per character (step {progress['best_step']})"
+        "not yet validated"
+        if best is None
+        else f"{in_nats(best)} nats per character (step {progress['best_step']})"
     )
     return f"""---
 library_name: charlstm

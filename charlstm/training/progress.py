@@ -55,14 +55,14 @@ class ConsoleReporter(Reporter):
         self._progress.update(
             self._task,
             completed=min(done, 1.0),
-            description=f"step {line['step']:,}  loss {self._train_loss:.3f}  "
+            description=f"step {line['step']:,}  loss {in_nats(self._train_loss)}  "
             f"{self._speed:,.0f} tokens/s  {self._left} left",
         )
 
     def validated(self, line: dict[str, Any], best: bool) -> None:
         self.notice(
-            f"step {line['step']:>6,}  {_clock(line['seconds']):>6}  train {self._train_loss:.4f}  "
-            f"val {line['val_loss']:.4f}{' *' if best else '  '}  {self._speed:>7,.0f} tokens/s  "
+            f"step {line['step']:>6,}  {_clock(line['seconds']):>6}  train {in_nats(self._train_loss)}  "
+            f"val {in_nats(line['val_loss'])}{' *' if best else '  '}  {self._speed:>7,.0f} tokens/s  "
             f"{self._left} left"
         )
 
@@ -74,6 +74,11 @@ class ConsoleReporter(Reporter):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def in_nats(loss: float) -> str:
+    """A loss with four decimals, unless it is far from any sane value."""
+    return f"{loss:.4f}" if loss < 1000 else f"{loss:.3e}"
 
 
 def printable(text: str) -> str:

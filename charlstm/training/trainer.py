@@ -54,6 +54,7 @@ class Trainer:
 
     # ---- the loop -----------------------------------------------------------------------
 
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # divergence is told once, as an error
     def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train until a limit is reached or `stop()` says so; True where a limit was reached.
 
@@ -108,11 +109,10 @@ class Trainer:
         training, ops = self.config.training, self.model.ops
         batch = self.batches[self.step]
         state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
-        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is told below, in one line
-            loss, gradients, self.state = self.model.loss_and_gradients(
-                batch.x, batch.y, state, dropout_seed=(training.seed, self.step)
-            )
-            norm = ops.global_norm(gradients.flat)
+        loss, gradients, self.state = self.model.loss_and_gradients(
+            batch.x, batch.y, state, dropout_seed=(training.seed, self.step)
+        )
+        norm = ops.global_norm(gradients.flat)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise DivergedError(
                 f"the {'gradient' if math.isfinite(loss) else 'loss'} is no longer a finite number at step "
@@ -216,7 +216,9 @@ class Trainer:
             progress=record,
         )
         target = self.directory / "checkpoints" / which
-        checkpoint.save(target, self.model, self.corpus.tokenizer, card, training if which == "last" else None)
+        checkpoint.save(
+            target, self.model, self.corpus.tokenizer, card, training if which == "last" else None
+        )
         write_text(self.directory / "README.md", card)
 
     def restore(self) -> None:

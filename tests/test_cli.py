@@ -1,0 +1,398 @@
+"""The command line as a user meets it: real processes, exit statuses, one clear line for each error."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import make_ops
+
+import charlstm
+from charlstm.data import coffee
+
+TINY = ["--hidden-size", "12", "--batch-size", "4", "--seq-len", "16", "--backend", "numpy"]
+
+
+def charlstm_command(*arguments: object, **keywords: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "charlstm", *map(str, arguments)]
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, **keywords
+    )
+
+
+def assert_fails(done: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:
+    """The status, nothing on stdout, no traceback, and a last line that says all of `parts`."""
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("charlstm: ")
+    for part in parts:
+        assert part in last
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(coffee.text(3000))
+    return path
+
+
+# ---- what works -----------------------------------------------------------------------------
+
+
+def test_train_generate_evaluate(tmp_path: Path, text: Path) -> None:
+    out = tmp_path / "run"
+    done = charlstm_command(
+        "train", "--data", text, "--out", out, "--max-steps", 40, "--eval-every", 20, *TINY
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) == 301  # the sample, and nothing else
+    for part in (
+        "characters train",
+        "step     20",
+        "val",
+        "tokens/s",
+        "left",
+        "charlstm generate",
+        "--resume",
+    ):
+        assert part in done.stderr
+
+    command = ("generate", out, "--prompt", "The ", "--length", 50, "--seed", 5)
+    first, second = charlstm_command(*command), charlstm_command(*command)
+    assert first.returncode == 0
+    assert first.stdout == second.stdout
+    assert first.stdout.startswith("The ")
+    assert len(first.stdout) == 4 + 50 + 1
+    assert first.stderr == ""
+    as_json = json.loads(charlstm_command(*command, "--json").stdout)
+    assert as_json == {"prompt": "The ", "text": first.stdout[:-1], "seed": 5}
+
+    done = charlstm_command("evaluate", out, "--split", "val", "--json")
+    figures = json.loads(done.stdout)
+    assert set(figures) == {"loss", "perplexity", "bits_per_char", "mean_max_posterior", "tokens"}
+    assert figures["loss"] == pytest.approx(charlstm.load(out, "numpy").evaluate().loss, rel=1e-5)
+    table = charlstm_command("evaluate", out, "--data", text, "--split", "all").stdout
+    assert "nats per token" in table
+    assert f"{len(text.read_text()) - 1:,}" in table
+
+
+def test_train_json(tmp_path: Path, text: Path) -> None:
+    done = charlstm_command(
+        "train", "--data", text, "--out", tmp_path / "run", "--max-steps", 5, "--json", "--quiet", *TINY
+    )
+    result = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert result["step"] == 5
+    assert result["tokens"] == 5 * 64
+    assert result["entropy"] is None
+    assert len(result["sample"]) == 300
+
+
+def test_the_embedded_corpus_and_its_floor(tmp_path: Path) -> None:
+    done = charlstm_command("train", "--max-steps", 3, *TINY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"above the {coffee.entropy_per_character():.4f}" in done.stderr
+    assert (tmp_path / "runs" / "coffee-1" / "config.toml").is_file()
+    charlstm_command("train", "--max-steps", 3, *TINY, cwd=tmp_path)
+    assert (tmp_path / "runs" / "coffee-2").is_dir()
+
+
+def test_backends() -> None:
+    table = charlstm_command("backends")
+    assert table.returncode == 0
+    for name in ("numpy", "numba", "cupy"):
+        assert name in table.stdout
+    content = json.loads(charlstm_command("backends", "--json").stdout)
+    rows = {row["backend"]: row for row in content["backends"]}
+    assert rows["numpy"]["available"]
+    assert rows["numpy"]["threads"] >= 1
+    assert rows["numpy"]["blas"]["library"]
+    assert rows["cupy"]["available"] or rows["cupy"]["reason"]
+
+
+def test_backends_check() -> None:
+    make_ops("numba")
+    done = charlstm_command("backends", "--check", "--json")
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["passed"]
+    checks = [row for row in content["checks"] if row["backend"] == "numba"]
+    assert len(checks) == 11
+    assert all(0 <= row["error"] <= row["allowed"] <= 2e-5 for row in checks)
+
+
+@pytest.mark.parametrize("command", [(), ("train",), ("generate",), ("evaluate",), ("backends",)])
+def test_help_shows_examples_before_options(command: tuple[str, ...]) -> None:
+    done = charlstm_command(*command, "--help", env={**os.environ, "COLUMNS": "100"})
+    assert done.returncode == 0
+    example = f"charlstm {command[0] if command else 'train'} "
+    lines = done.stdout.splitlines()
+    shown = next(k for k, line in enumerate(lines) if line.strip().startswith(example.strip()))
+    options = next(k for k, line in enumerate(lines) if "Parameters" in line or "Commands" in line)
+    assert shown < options
+
+
+# ---- what does not --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ("no such file", "coffee")),
+        (b"", ("is empty",)),
+        (b"a", ("no character but 'a'",)),
+        (b"aaaaaaaaaaaaaaaa", ("no character but 'a'",)),
+        (b"abc", ("too short",)),
+        (b"\x7fELF\x02\x01\x01\x00\xff\xfe\xfd", ("not utf-8 text", "--encoding latin-1")),
+        ("caf\xe9 au lait".encode("latin-1"), ("byte 3", "--encoding")),
+    ],
+)
+def test_texts_that_cannot_be_used(tmp_path: Path, content: bytes | None, parts: tuple[str, ...]) -> None:
+    path = tmp_path / "x.txt"
+    if content is not None:
+        path.write_bytes(content)
+    done = charlstm_command("train", "--data", path, "--out", tmp_path / "run", *TINY)
+    assert_fails(done, 3, *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_encodings_and_short_texts_train(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(("caf\xe9 au lait " * 3).encode("latin-1"))
+    done = charlstm_command(
+        "train", "--data", path, "--encoding", "latin-1", "--out", tmp_path / "run", "--max-steps", 2, *TINY
+    )
+    assert done.returncode == 0, done.stderr
+    assert "batch size" in done.stderr
+    assert "é" in charlstm_command("generate", tmp_path / "run", "--prompt", "café", "--length", 3).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--hidden-size", 0], ("hidden_size", "greater than 0")),
+        (["--batch-size", -3], ("batch_size", "greater than 0")),
+        (["--seq-len", 0], ("seq_len",)),
+        (["--num-layers", 0], ("num_layers",)),
+        (["--learning-rate", "nan"], ("learning_rate",)),
+        (["--dropout", 1.5], ("dropout",)),
+        (["--val-fraction", 1], ("val_fraction",)),
+        (["--max-time", "soon"], ("16s, 5m or 2h",)),
+        (["--max-steps", 0], ("max_steps",)),
+        (["--threads", 0], ("threads",)),
+        (["--hidden-size", "many"], ("--hidden-size",)),
+        (["--backend", "abacus"], ("abacus",)),
+        (["--hiden-size", 4], ("--hiden-size", "--hidden-size")),
+    ],
+)
+def test_options_that_cannot_be(tmp_path: Path, arguments: list[object], parts: tuple[str, ...]) -> None:
+    assert_fails(charlstm_command("train", "--out", tmp_path / "run", *arguments), 2, *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_backend_that_cannot_run(tmp_path: Path) -> None:
+    from charlstm.backends import unavailable
+
+    if unavailable("cupy") is None:
+        pytest.skip("the cupy backend can run here")
+    done = charlstm_command("train", "--backend", "cupy", "--out", tmp_path / "run")
+    assert_fails(done, 5, "the cupy backend cannot run here")
+
+
+def test_a_backend_whose_library_is_missing(tmp_path: Path) -> None:
+    """The same environment without Numba: a folder that hides it comes first."""
+    hider = tmp_path / "sitecustomize.py"
+    hider.write_text(
+        "import importlib.util, sys\nfind = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda n, *a: None if n in ('numba', 'cupy') else find(n, *a)\n"
+        "sys.modules['cupy'] = None\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = charlstm_command("train", "--backend", "numba", "--out", tmp_path / "run", env=environment)
+    assert_fails(done, 5, "Numba is not installed", "pip install numba")
+    rows = json.loads(charlstm_command("backends", "--json", env=environment).stdout)["backends"]
+    assert [row["available"] for row in rows] == [True, False, False]
+    assert "CuPy is not installed" in rows[2]["reason"]
+
+
+def test_output_directories(tmp_path: Path, text: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "thesis.txt").write_text("mine")
+    train = ("train", "--data", text, "--max-steps", 2, *TINY)
+    assert_fails(charlstm_command(*train, "--out", taken), 2, "exists already", f"--resume {taken}")
+    assert_fails(charlstm_command(*train, "--out", text), 2, "exists already")
+    assert_fails(charlstm_command(*train, "--out", text / "below"), 1, "cannot be made")
+    assert_fails(charlstm_command(*train, "--out", "/proc/charlstm"), 1, "cannot be made")
+    assert sorted(p.name for p in taken.iterdir()) == ["thesis.txt"]
+    taken.joinpath("thesis.txt").unlink()
+    assert charlstm_command(*train, "--out", taken).returncode == 0  # empty: may be used
+
+
+def test_a_disk_that_fills_up_while_training(tmp_path: Path, text: Path) -> None:
+    """A limit on file size stands for the disk: metrics may grow to 20 KB, then no further."""
+    run = tmp_path / "run"
+    train = ("train", "--data", text, "--out", run, "--max-steps", 20, "--eval-every", 10, *TINY)
+    assert charlstm_command(*train).returncode == 0
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    limit = (
+        "import resource, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (5000, -1))\n"
+        "from charlstm.cli import main\nmain(sys.argv[1:])"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        limit,
+        "train",
+        "--resume",
+        str(run),
+        "--max-steps",
+        "40",
+        "--backend",
+        "numpy",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert_fails(done, 1, "cannot be written: File too large")
+    for path, content in before.items():
+        if "checkpoints" in path.parts:
+            assert path.read_bytes() == content
+    assert charlstm_command("train", "--resume", run, "--max-steps", 40, "--backend", "numpy").returncode == 0
+
+
+def test_unknown_characters_in_a_prompt(small_run: charlstm.Run) -> None:
+    generate = ("generate", small_run.directory, "--length", 5, "--prompt", "Thé 😀")
+    assert_fails(charlstm_command(*generate), 3, "'é' (U+00E9) once", "'😀' (U+1F600) once", "--on-unknown")
+    for choice, told in (("skip", "skipped"), ("replace", "replaced by '?'")):
+        done = charlstm_command(*generate, "--on-unknown", choice)
+        assert done.returncode == 0
+        assert done.stdout.startswith("Thé 😀")
+        assert told in done.stderr
+    assert_fails(charlstm_command(*generate, "--on-unknown", "guess"), 2, "guess")
+
+
+@pytest.mark.parametrize("option", [("--temperature", "-1"), ("--length", "-5"), ("--temperature", "inf")])
+def test_sampling_that_cannot_be(small_run: charlstm.Run, option: tuple[str, str]) -> None:
+    assert_fails(charlstm_command("generate", small_run.directory, *option), 2, option[0].lstrip("-"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "nan", "tokenizer", "gone"])
+def test_damaged_checkpoints(tmp_path: Path, small_run: charlstm.Run, damage: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_run.directory, run)
+    best = run / "checkpoints" / "best"
+    if damage == "truncated":
+        (best / "model.safetensors").write_bytes((best / "model.safetensors").read_bytes()[:500])
+    elif damage == "nan":
+        content = bytearray((best / "model.safetensors").read_bytes())
+        content[-8:] = b"\xff" * 8
+        (best / "model.safetensors").write_bytes(content)
+    elif damage == "tokenizer":
+        other = charlstm.CharacterTokenizer(reversed(small_run.tokenizer.vocabulary))
+        (best / "tokenizer.json").write_text(other.to_json())
+    else:
+        shutil.rmtree(best)
+    part = {
+        "truncated": "cannot be read as safetensors",
+        "nan": "NaN",
+        "tokenizer": "tokenizer.json is not the one",
+    }
+    for command in ("generate", "evaluate"):
+        assert_fails(charlstm_command(command, run), 1, part.get(damage, "no model directory"))
+    assert_fails(charlstm_command("generate", tmp_path / "nowhere"), 1, "no run directory")
+
+
+def test_divergence(tmp_path: Path, text: Path) -> None:
+    done = charlstm_command(
+        "train", "--data", text, "--out", tmp_path / "run", "--learning-rate", "1e39",
+        "--max-steps", 50, "--eval-every", 1, "--warmup-steps", 0, *TINY,
+    )  # fmt: skip
+    assert_fails(done, 4, "no longer a finite number", "--learning-rate below 1e+39")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_tell_how_to_go_on(tmp_path: Path, text: Path, number: int, status: int) -> None:
+    run = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "charlstm",
+        "train",
+        "--data",
+        str(text),
+        "--out",
+        str(run),
+        "--max-time",
+        "5m",
+    ]
+    command += [*TINY, "--eval-every", "10"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (run / "checkpoints" / "last").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert f"charlstm train --resume {run}" in stderr
+    stopped = json.loads((run / "checkpoints" / "last" / "training.json").read_text())["step"]
+    assert f"stopped at step {stopped:,}" in stderr
+    done = charlstm_command(
+        "train", "--resume", run, "--max-steps", stopped + 5, "--backend", "numpy", "--json"
+    )
+    assert json.loads(done.stdout)["step"] == stopped + 5
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path: Path, text: Path) -> None:
+    program = (
+        "import os, signal, sys, time\nfrom charlstm.training.trainer import Trainer\n"
+        "step = Trainer._train_step\n"
+        "def slow(self, *arguments):\n"
+        "    step(self, *arguments)\n"
+        "    if self.step == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(0.1)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(60)\n"
+        "Trainer._train_step = slow\n"
+        "from charlstm.cli import main\nmain(sys.argv[1:])"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "train",
+        "--data",
+        str(text),
+        "--out",
+        str(tmp_path / "run"),
+        *TINY,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert_fails(done, 130, "interrupted")
+
+
+def test_a_reader_that_closes_the_pipe(small_run: charlstm.Run) -> None:
+    command = f"{sys.executable} -m charlstm generate {small_run.directory} --length 100000 --temperature 1"
+    done = subprocess.run(
+        f"{command} | head -c 10", shell=True, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert len(done.stdout) == 10
+    assert done.stderr == ""
+
+
+def test_resuming_takes_no_new_model(small_run: charlstm.Run) -> None:
+    done = charlstm_command("train", "--resume", small_run.directory, "--hidden-size", 7)
+    assert_fails(done, 2, "--resume goes on with")
+    assert_fails(charlstm_command("train", "--resume", small_run.directory), 2, "has reached its limits")
+    assert_fails(charlstm_command("train", "--resume", small_run.directory / "nowhere"), 1, "no checkpoint")
