@@ -114,10 +114,7 @@ class Trainer:
         )
         norm = ops.global_norm(gradients.flat)
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise DivergedError(
-                f"the {'gradient' if math.isfinite(loss) else 'loss'} is no longer a finite number at step "
-                f"{self.step}: try a --learning-rate below {training.learning_rate:g}; {self._kept()}"
-            )
+            raise self._diverged("gradient" if math.isfinite(loss) else "loss")
         rate = learning_rate(training, self.step, done)
         self._update(gradients, rate, min(1.0, training.clip_norm / norm) if norm > 0 else 1.0)
         self.step += 1
@@ -154,7 +151,7 @@ class Trainer:
     def _validate_and_save(self, metrics: MetricsLog) -> None:
         figures = evaluate(self.model, self.corpus.val)
         if not math.isfinite(figures.loss):
-            raise DivergedError(f"the validation loss is no longer a finite number; {self._kept()}")
+            raise self._diverged("validation loss")
         best = self.best_val_loss is None or figures.loss < self.best_val_loss
         if best:
             self.best_val_loss, self.best_step = figures.loss, self.step
@@ -188,10 +185,16 @@ class Trainer:
         write_text(self.directory / "samples" / f"step-{self.step:06d}.txt", text)
         self.reporter.sampled(self.step, text)
 
-    def _kept(self) -> str:
-        if self.best_val_loss is None:
-            return "nothing was kept, since no validation had been made"
-        return f"the best checkpoint, of step {self.best_step}, is kept in {self.directory / 'checkpoints'}"
+    def _diverged(self, what: str) -> DivergedError:
+        kept = "nothing was kept, since no validation had been made"
+        if self.best_val_loss is not None:
+            kept = (
+                f"the best checkpoint, of step {self.best_step}, is kept in {self.directory / 'checkpoints'}"
+            )
+        return DivergedError(
+            f"the {what} is no longer a finite number at step {self.step}: "
+            f"try a --learning-rate below {self.config.training.learning_rate:g}; {kept}"
+        )
 
     # ---- checkpoints --------------------------------------------------------------------
 
