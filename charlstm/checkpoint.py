@@ -22,7 +22,7 @@ from .backends import Ops
 from .config import ModelConfig, from_dict
 from .data import CharacterTokenizer
 from .errors import CheckpointError, UsageError
-from .model import CIFGModel, parameter_shapes
+from .model import CIFGModel, Shapes, parameter_shapes
 
 FORMAT = 1
 
@@ -116,7 +116,7 @@ def load_training(directory: Path, model: CIFGModel) -> TrainingState:
     path = directory / "training.safetensors"
     progress = _read_json(directory / "training.json")
     arrays = _unpacked(path)
-    flat = {"adam.m": (model.num_parameters,), "adam.v": (model.num_parameters,)}
+    flat: Shapes = {"adam.m": (model.num_parameters,), "adam.v": (model.num_parameters,)}
     optimizer = {name: arrays.pop(name) for name in flat if name in arrays}
     _check_arrays(optimizer, flat, model.config.dtype, path)
     streams = arrays["state.h"].shape[1] if "state.h" in arrays and arrays["state.h"].ndim == 3 else 0
@@ -189,9 +189,7 @@ def _unpacked(path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from None
 
 
-def _check_arrays(
-    arrays: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], dtype: str, path: Path
-) -> None:
+def _check_arrays(arrays: dict[str, np.ndarray], shapes: Shapes, dtype: str, path: Path) -> None:
     if set(arrays) != set(shapes):
         odd = ", ".join(sorted(set(arrays) ^ set(shapes)))
         raise CheckpointError(f"{path}: missing or unexpected arrays: {odd}")

@@ -32,14 +32,15 @@ class CuPyOps(Ops):
         return self.xp.asarray(x, dtype=dtype)
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        return self.xp.asnumpy(x)
+        host: np.ndarray = self.xp.asnumpy(x)
+        return host
 
     def synchronize(self) -> None:
         self.xp.cuda.get_current_stream().synchronize()
 
     def device(self) -> str:
         number = self.xp.cuda.runtime.getDevice()
-        return self.xp.cuda.runtime.getDeviceProperties(number)["name"].decode()
+        return str(self.xp.cuda.runtime.getDeviceProperties(number)["name"].decode())
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         return self.xp.matmul(a, b, out=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from functools import cache
 from typing import Any, ClassVar
@@ -54,7 +55,7 @@ class NumPyOps(Ops):
     def global_norm(self, flat: Array) -> float:
         # in pieces: float64 sums without a float64 copy of the whole buffer
         pieces = (flat[k : k + 65536].astype(np.float64) for k in range(0, flat.shape[0], 65536))
-        return sum(float(np.dot(piece, piece)) for piece in pieces) ** 0.5
+        return math.sqrt(sum(float(np.dot(piece, piece)) for piece in pieces))
 
     def adam_update(
         self,

@@ -19,6 +19,7 @@ its inputs as they were unless its docstring says otherwise.
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -205,7 +206,7 @@ class Ops:
 
     def global_norm(self, flat: Array) -> float:
         """The Euclidean norm of a flat buffer."""
-        return float(self.xp.sum(self.xp.astype(flat, self.xp.float64) ** 2)) ** 0.5
+        return math.sqrt(float(self.xp.sum(self.xp.astype(flat, self.xp.float64) ** 2)))
 
     def adam_update(
         self,

@@ -32,7 +32,9 @@ class MemoryPool:
         size = math.prod(shape) * dtype.itemsize
         if size < SMALLEST:
             return np.empty(shape, dtype)
-        return np.asarray(_Block(self, self._take(size))).view(dtype).reshape(shape)
+        memory = np.asarray(_Block(self, self._take(size)))
+        array: np.ndarray = memory.view(dtype).reshape(shape)
+        return array
 
     def _take(self, size: int) -> np.ndarray:
         with self._lock:

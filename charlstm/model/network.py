@@ -108,7 +108,8 @@ class CIFGModel:
         """One step for sampling: logits (B, V) after tokens (B,), and the next state."""
         rows, _, _ = self._rows(np.asarray(tokens)[np.newaxis])
         wx = inputs.project_tokens(self.ops, rows, self.parameters)
-        h, c = [], []
+        h: list[Array] = []
+        c: list[Array] = []
         for k in range(self.config.num_layers):
             if k:
                 wx = self.ops.matmul(h[-1], self.parameters[f"cifg.{k}.W"]) + self.parameters[f"cifg.{k}.b"]

@@ -14,7 +14,7 @@ from .. import checkpoint
 from ..cifg import State
 from ..config import Config, SamplingConfig
 from ..data import Corpus, StreamBatches
-from ..errors import DataError, DivergedError
+from ..errors import CheckpointError, DataError, DivergedError
 from ..evaluation import Evaluation, evaluate
 from ..generation import generate
 from ..model import CIFGModel, Gradients
@@ -242,4 +242,4 @@ class Trainer:
             self.m[...], self.v[...] = asarray(saved.optimizer["adam.m"]), asarray(saved.optimizer["adam.v"])
             self.state = State(asarray(saved.carried["state.h"]), asarray(saved.carried["state.c"]))
         except (KeyError, TypeError) as error:
-            raise checkpoint.CheckpointError(f"{last / 'training.json'} is not complete: {error!r}") from None
+            raise CheckpointError(f"{last / 'training.json'} is not complete: {error!r}") from None
