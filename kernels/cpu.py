@@ -113,6 +113,18 @@ def gather_rows(table, ids, out):
 
 
 @kernel
+def sum_of_squares(x):
+    """In float64, whatever the array's type."""
+    total = 0.0
+    for first in range(0, x.shape[0], 4096):
+        piece = x[first : first + 4096].astype(np.float64)
+        for k in range(piece.shape[0]):
+            piece[k] *= piece[k]
+        total += _sum(piece)
+    return total
+
+
+@kernel
 def adam_update(parameters, gradients, m, v, rate, root, scale, beta1, beta2, epsilon):
     """One step of Adam on flat arrays; rate and root carry the bias corrections.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,9 +35,7 @@ class NumbaOps(NumPyOps):
         M, K, N = a.shape[0], a.shape[1], b.shape[1]
         if out is None:
             out = self.empty((M, N), a.dtype)
-        if M * K * N < 2 * SMALLEST_PRODUCT:
-            return np.matmul(a, b, out=out)
-        smallest = max(1, SMALLEST_PRODUCT // (K * N))
+        smallest = max(1, SMALLEST_PRODUCT // max(1, K * N))
         self._shards.run(lambda s, e: np.matmul(a[s:e], b, out=out[s:e]), M, smallest)
         return out
 
@@ -105,6 +105,16 @@ class NumbaOps(NumPyOps):
         """The fewest rows that are worth a thread of their own for a sequence."""
         return max(1, SMALLEST_PRODUCT // max(1, T * H * 3 * H))
 
+    def _sums(self, function: Callable[[int, int], float], n: int, smallest: int) -> float:
+        """The sum over shards of what a function returns for each, always in the same order."""
+        parts: dict[int, float] = {}
+
+        def shard(s: int, e: int) -> None:
+            parts[s] = function(s, e)
+
+        self._shards.run(shard, n, smallest)
+        return sum(parts[s] for s in sorted(parts))
+
     # ---- the head -----------------------------------------------------------------------
 
     def softmax_cross_entropy(self, logits: Array, targets: Array) -> tuple[float, Array]:
@@ -112,15 +122,18 @@ class NumbaOps(NumPyOps):
         N, V = logits.shape
         dlogits = self.empty((N, V), logits.dtype)
         scale = logits.dtype.type(1 / N)
-        losses: dict[int, float] = {}
-
-        def shard(s: int, e: int) -> None:
-            losses[s] = cpu.softmax_cross_entropy(logits[s:e], targets[s:e], dlogits[s:e], scale)
-
-        self._shards.run(shard, N, SMALLEST_LOOP // V)
-        return sum(losses[s] for s in sorted(losses)) / N, dlogits
+        total = self._sums(
+            lambda s, e: cpu.softmax_cross_entropy(logits[s:e], targets[s:e], dlogits[s:e], scale),
+            N,
+            SMALLEST_LOOP // V,
+        )
+        return total / N, dlogits
 
     # ---- training -----------------------------------------------------------------------
+
+    def global_norm(self, flat: Array) -> float:
+        sums = self._sums(lambda s, e: cpu.sum_of_squares(flat[s:e]), flat.shape[0], SMALLEST_LOOP)
+        return math.sqrt(sums)
 
     def adam_update(
         self,

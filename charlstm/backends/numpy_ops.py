@@ -55,7 +55,7 @@ class NumPyOps(Ops):
     def global_norm(self, flat: Array) -> float:
         # in pieces: float64 sums without a float64 copy of the whole buffer
         pieces = (flat[k : k + 65536].astype(np.float64) for k in range(0, flat.shape[0], 65536))
-        return math.sqrt(sum(float(np.dot(piece, piece)) for piece in pieces))
+        return math.sqrt(sum(float(np.sum(piece * piece)) for piece in pieces))
 
     def adam_update(
         self,

@@ -1,7 +1,8 @@
 """One pool of threads for everything: work cut into shards, BLAS held to one thread in each.
 
-Two pools that wait for the same cores (Numba's beside OpenBLAS's) slow each other down many
-times over; with one pool, a shard's products and gate loops run on the core that holds its data.
+Two pools that wait for the same cores slow each other down: after a single product on two threads,
+OpenBLAS's second thread keeps its core busy waiting for more work, and a training step takes half
+as long again. So no product of this backend may run outside of `ShardPool.run`, however small.
 """
 
 from __future__ import annotations

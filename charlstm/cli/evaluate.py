@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ..config import DataConfig
+from ..data import read_corpus
 from ..run import Split, Which, load
-from .options import Backend, Json, Threads, Unknown
+from .options import Backend, Json, Threads, Unknown, tell_unknown
 
 
 def evaluate(
@@ -43,9 +45,11 @@ def evaluate(
     which
         Checkpoint to take.
     """
-    figures = load(run, backend, which=which, threads=threads).evaluate(
-        data, split=split, encoding=encoding, on_unknown=on_unknown
-    )
+    loaded = load(run, backend, which=which, threads=threads)
+    if data is not None:
+        text, _ = read_corpus(data, encoding or DataConfig.encoding)
+        tell_unknown(loaded.tokenizer, text, on_unknown)
+    figures = loaded.evaluate(data, split=split, encoding=encoding, on_unknown=on_unknown)
     if json_output:
         print(json.dumps(figures.to_dict()))
         return
