@@ -12,6 +12,7 @@ from .errors import DivergedError
 from .model import CIFGModel
 
 PROMPT_CHUNK = 1024  # tokens of a prompt that are read at once
+DRAWN_AT_ONCE = 32  # characters that a backend draws before they are shown
 
 
 def generate(
@@ -38,24 +39,16 @@ def generate(
 def _continue(
     model: CIFGModel, tokenizer: CharacterTokenizer, ids: np.ndarray, sampling: SamplingConfig
 ) -> Iterator[str]:
-    rng = np.random.default_rng(sampling.seed)
+    ops, rng = model.ops, np.random.default_rng(sampling.seed)
     state = model.zero_state(1)
     for first in range(0, len(ids), PROMPT_CHUNK):
         read, state = model.forward(ids[first : first + PROMPT_CHUNK, np.newaxis], state)
-    logits = read[-1, ...]
-    for _ in range(sampling.length):
-        token = sample(model.ops.to_numpy(logits)[0], sampling.temperature, rng)
-        yield tokenizer.vocabulary[token]
-        logits, state = model.step(np.array([token]), state)
-
-
-def sample(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> int:
-    """One draw from softmax(logits / temperature), logits (V,); the largest at temperature 0."""
-    if not np.isfinite(logits).all():
-        raise DivergedError("the model's logits are not finite numbers: its weights are unusable")
-    if temperature == 0:
-        return int(np.argmax(logits))
-    shifted = logits.astype(np.float64) - logits.max()
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to exp(-inf)
-        cumulative = np.cumsum(np.exp(shifted / temperature))
-    return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    logits, h, c = read[-1, ...], state.h, state.c
+    weights = model.step_weights()
+    for first in range(0, sampling.length, DRAWN_AT_ONCE):
+        uniforms = rng.random(min(DRAWN_AT_ONCE, sampling.length - first))
+        try:
+            tokens, logits, h, c = ops.generate(weights, logits, h, c, uniforms, sampling.temperature)
+        except FloatingPointError:
+            raise DivergedError("the model's logits are not finite: its weights are unusable") from None
+        yield from tokenizer.decode(tokens)

@@ -8,8 +8,8 @@ from conftest import make_ops
 
 import charlstm
 from charlstm import CharacterTokenizer, DataError, SamplingConfig
-from charlstm.backends import Ops
-from charlstm.generation import PROMPT_CHUNK, generate, sample
+from charlstm.backends import Ops, draw
+from charlstm.generation import DRAWN_AT_ONCE, PROMPT_CHUNK, generate
 from charlstm.model import LanguageModel
 
 
@@ -20,6 +20,7 @@ def test_the_same_seed_gives_the_same_text(small_run: charlstm.Run) -> None:
     assert small_run.generate("The ", length=80, seed=3) == text
     assert small_run.generate("The ", length=80, seed=4) != text
     assert small_run.generate("The ", length=40, seed=3) == text[:44]
+    assert DRAWN_AT_ONCE < 40
 
 
 def test_every_backend_gives_the_same_text(small_run: charlstm.Run, ops: Ops) -> None:
@@ -47,21 +48,64 @@ def test_a_long_prompt_is_read_whole(rng: np.random.Generator) -> None:
     assert first == tokenizer.decode([int(np.argmax(logits[-1, 0]))])
 
 
-def test_draws_have_the_frequencies_of_the_posterior() -> None:
+def compiled_draw(logits: np.ndarray, temperature: float, uniform: float) -> int:
+    from charlstm.kernels import cpu
+
+    return int(cpu.draw(logits, temperature, uniform, np.empty(len(logits))))
+
+
+@pytest.mark.parametrize("draws", [draw, compiled_draw])
+def test_draws_have_the_frequencies_of_the_posterior(draws) -> None:  # type: ignore[no-untyped-def]
     """Pearson's chi-square at the 0.1 % level (16.27 for 3 degrees of freedom), two temperatures."""
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
     for temperature in (1.0, 0.6):
         posterior = np.exp(logits / temperature)
         posterior /= posterior.sum()
-        rng = np.random.default_rng(0)
-        counts = np.bincount([sample(logits, temperature, rng) for _ in range(20_000)], minlength=4)
+        uniforms = np.random.default_rng(0).random(20_000)
+        counts = np.bincount([draws(logits, temperature, u) for u in uniforms], minlength=4)
         assert np.sum((counts - 20_000 * posterior) ** 2 / (20_000 * posterior)) < 16.27
 
 
+@pytest.mark.parametrize("draws", [draw, compiled_draw])
 @pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-12])
-def test_the_coldest_temperatures_take_the_most_probable(temperature: float) -> None:
+def test_the_coldest_temperatures_take_the_most_probable(draws, temperature: float) -> None:  # type: ignore[no-untyped-def]
     logits = np.array([1.0, 3.0, 2.0], np.float32)
-    assert all(sample(logits, temperature, np.random.default_rng(k)) == 1 for k in range(20))
+    for uniform in (0.0, 0.3, np.nextafter(1, 0)):
+        assert draws(logits, temperature, uniform) == 1
+
+
+def test_draws_at_the_ends_of_the_distribution(rng: np.random.Generator) -> None:
+    for _ in range(200):
+        logits = (10 * rng.standard_normal(7)).astype(np.float32)
+        for uniform in (0.0, np.nextafter(1, 0), rng.random()):
+            assert 0 <= draw(logits, 1.0, uniform) == compiled_draw(logits, 1.0, uniform) < 7
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_tokens_of_every_backend(ops: Ops, dtype: str, layers: int, rng: np.random.Generator) -> None:
+    """The same draws on each backend, at sizes that no vector divides, carried over two calls."""
+    uniforms = rng.random(40)
+    drawn = []
+    for each in (ops, make_ops("numpy")):
+        model = LanguageModel(11, 37, layers, 5, backend=each, dtype=dtype, seed=2)  # type: ignore[arg-type]
+        model.parameters["head.weight"][...] *= 6
+        weights = model.step_weights()
+        logits, state = model.forward(np.array([[3]]))
+        first = each.generate(weights, logits[0, ...], *state, uniforms[:25], 0.7)
+        second = each.generate(weights, *first[1:], uniforms[25:], 0.7)
+        drawn.append(np.concatenate((first[0], second[0])))
+        assert [tuple(x.shape) for x in second[1:]] == [(1, 11), (layers, 1, 37), (layers, 1, 37)]
+        again = each.generate(weights, logits[0, ...], *state, uniforms[:25], 0.7)
+        assert np.array_equal(again[0], first[0])  # what it was given stayed as it was
+    assert np.array_equal(*drawn)
+    assert len(set(drawn[0])) > 3
+
+
+def test_logits_that_are_not_finite(ops: Ops) -> None:
+    model = LanguageModel(2, 3, 1, backend=ops)
+    model.parameters["head.bias"][...] = float("nan")
+    with pytest.raises(charlstm.DivergedError, match="not finite"):
+        list(generate(model, CharacterTokenizer("ab"), "a"))
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"length": -1}])

@@ -69,11 +69,16 @@ def test_step_equals_forward(ops: Ops, rng: np.random.Generator) -> None:
     model = LanguageModel(13, 8, 3, 5, backend=ops, dtype="float64")
     tokens = rng.integers(0, 13, (6, 4))
     logits, last = model.forward(tokens)
-    state = model.zero_state(4)
+    weights, (h, c) = model.step_weights(), model.zero_state(4)
     for t in range(6):
-        step_logits, state = model.step(tokens[t], state)
+        step_logits, h, c = ops.stack_step(weights, ops.asarray(tokens[t]), h, c)
         assert_allclose(ops.to_numpy(step_logits), ops.to_numpy(logits)[t], rtol=0, atol=1e-13)
-    assert_allclose(ops.to_numpy(state.c), ops.to_numpy(last.c), rtol=0, atol=1e-13)
+    assert_allclose(ops.to_numpy(c), ops.to_numpy(last.c), rtol=0, atol=1e-13)
+
+
+def test_feature_vectors_cannot_be_stepped_through() -> None:
+    with pytest.raises(charlstm.UsageError, match="no tokens"):
+        SequenceClassifier(4, 2, 3, backend="numpy").step_weights()
 
 
 def test_chunks_with_carried_state_equal_the_whole(ops: Ops, rng: np.random.Generator) -> None:

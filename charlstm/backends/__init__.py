@@ -7,9 +7,19 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import BackendError, UsageError
-from .ops import Array, CIFGTape, Ops, check_dtype
+from .ops import Array, CIFGTape, Ops, StepWeights, check_dtype, draw
 
-__all__ = ["BACKENDS", "Array", "CIFGTape", "Ops", "check_dtype", "describe_backends", "get_ops"]
+__all__ = [
+    "BACKENDS",
+    "Array",
+    "CIFGTape",
+    "Ops",
+    "StepWeights",
+    "check_dtype",
+    "describe_backends",
+    "draw",
+    "get_ops",
+]
 
 BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernels import cpu
 from .numpy_ops import NumPyOps
-from .ops import Array, CIFGTape, adam_rates, check_recurrence
+from .ops import Array, CIFGTape, StepWeights, adam_rates, check_recurrence
 from .threads import ShardPool
 
 SMALLEST_PRODUCT = 1 << 20  # multiply-adds; a smaller product is not worth a second thread
@@ -99,6 +99,22 @@ class NumbaOps(NumPyOps):
         gates, c, h = np.empty_like(a), np.empty_like(c_prev), np.empty_like(c_prev)
         cpu.gates_forward(a, np.zeros_like(a), c_prev, gates, c, h)
         return gates, c, h
+
+    def generate(
+        self,
+        weights: StepWeights,
+        logits: Array,
+        h: Array,
+        c: Array,
+        uniforms: np.ndarray,
+        temperature: float,
+    ) -> tuple[np.ndarray, Array, Array, Array]:
+        new_logits, new_h, new_c = np.array(logits[0]), np.array(h[:, 0]), np.array(c[:, 0])
+        tokens = np.empty(len(uniforms), np.int64)
+        drawn = cpu.generate(*weights, new_logits, new_h, new_c, uniforms, float(temperature), tokens)
+        if drawn < len(uniforms):
+            raise FloatingPointError("logits are not finite numbers")
+        return tokens, new_logits[np.newaxis], new_h[:, np.newaxis], new_c[:, np.newaxis]
 
     @staticmethod
     def _smallest_batch(T: int, H: int) -> int:

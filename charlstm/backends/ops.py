@@ -39,6 +39,17 @@ class CIFGTape(NamedTuple):
     gates: Array  # (T, B, 3H), activated: i, o, g
 
 
+class StepWeights(NamedTuple):
+    """A network's weights as sampling wants them, contiguous; made once, used for every token."""
+
+    table: Array  # (V, 3H): the first layer's x W + b for each token
+    W: Array  # (L-1, H, 3H), of the further layers
+    b: Array  # (L-1, 3H), likewise
+    R: Array  # (L, H, 3H)
+    head: Array  # (H, V)
+    bias: Array  # (V,)
+
+
 class Ops:
     """The default ops, on any namespace of the array API standard."""
 
@@ -168,6 +179,45 @@ class Ops:
         _, c_next, h_next = self.gates_forward(wx + self.matmul(h, R), c)
         return h_next, c_next
 
+    # ---- sampling -----------------------------------------------------------------------
+
+    def stack_step(
+        self, weights: StepWeights, tokens: Array, h: Array, c: Array
+    ) -> tuple[Array, Array, Array]:
+        """One step of a whole network: tokens (B,), h and c (L, B, H) to logits (B, V), h and c."""
+        wx = self.gather_rows(weights.table, tokens)
+        hs: list[Array] = []
+        cs: list[Array] = []
+        for k in range(h.shape[0]):
+            if k:
+                wx = self.matmul(hs[-1], weights.W[k - 1, ...]) + weights.b[k - 1, ...]
+            h_next, c_next = self.cifg_step(wx, weights.R[k, ...], h[k, ...], c[k, ...])
+            hs.append(h_next)
+            cs.append(c_next)
+        logits = self.matmul(hs[-1], weights.head) + weights.bias
+        return logits, self.xp.stack(hs), self.xp.stack(cs)
+
+    def generate(
+        self,
+        weights: StepWeights,
+        logits: Array,
+        h: Array,
+        c: Array,
+        uniforms: np.ndarray,
+        temperature: float,
+    ) -> tuple[np.ndarray, Array, Array, Array]:
+        """Draw one token for each of `uniforms` (N,), numbers in [0, 1); one stream.
+
+        logits (1, V), h and c (L, 1, H) are those after the last token; returned are the tokens
+        (N,) on the host and the new logits, h and c. Raises FloatingPointError where logits are
+        not finite.
+        """
+        tokens = np.empty(len(uniforms), np.int64)
+        for n, uniform in enumerate(uniforms):
+            tokens[n] = draw(self.to_numpy(logits)[0], temperature, float(uniform))
+            logits, h, c = self.stack_step(weights, self.asarray(tokens[n : n + 1]), h, c)
+        return tokens, logits, h, c
+
     # ---- the head -----------------------------------------------------------------------
 
     def softmax(self, logits: Array) -> Array:
@@ -232,6 +282,22 @@ class Ops:
         v[...] = beta2 * v + (1 - beta2) * (scaled * scaled)
         rate, root = adam_rates(step, learning_rate, beta1, beta2)
         parameters[...] = parameters - rate * m / (self.xp.sqrt(v) * root + epsilon)
+
+
+def draw(logits: np.ndarray, temperature: float, uniform: float) -> int:
+    """A draw from softmax(logits / temperature), logits (V,); the most probable at temperature 0.
+
+    The inverse of the cumulative distribution at `uniform`, a number in [0, 1). Raises
+    FloatingPointError where logits are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("logits are not finite numbers")
+    if temperature == 0:
+        return int(np.argmax(logits))
+    shifted = logits.astype(np.float64) - float(logits.max())
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to exp(-inf)
+        cumulative = np.cumsum(np.exp(shifted / temperature))
+    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
 
 
 def adam_rates(step: int, learning_rate: float, beta1: float, beta2: float) -> tuple[float, float]:

@@ -15,14 +15,20 @@ from ..backends import Array, Ops
 Parameters = Mapping[str, Array]
 
 
+def token_table(ops: Ops, parameters: Parameters) -> Array:
+    """P = embedding W + b (V, 3H): what the first layer makes of each token."""
+    W, b = parameters["cifg.0.W"], parameters["cifg.0.b"]
+    embedding = parameters.get("embedding.weight")
+    return W + b if embedding is None else ops.matmul(embedding, W) + b
+
+
 def project_tokens(ops: Ops, ids: Array, parameters: Parameters) -> Array:
     """wx (N, 3H) of token ids (N,)."""
     W, b = parameters["cifg.0.W"], parameters["cifg.0.b"]
     embedding = parameters.get("embedding.weight")
     table = W if embedding is None else embedding
     if _table_pays(ids, table):
-        P = W + b if embedding is None else ops.matmul(embedding, W) + b
-        return ops.gather_rows(P, ids)
+        return ops.gather_rows(token_table(ops, parameters), ids)
     rows = ops.gather_rows(table, ids)
     return rows + b if embedding is None else ops.matmul(rows, W) + b
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..backends import Array, Ops, get_ops
+from ..backends import Array, Ops, StepWeights, get_ops
 from ..cifg import StackTape, State, stack_backward, stack_forward
 from ..config import ModelConfig
 from ..errors import UsageError
@@ -104,21 +104,20 @@ class CIFGModel:
         rows = self.ops.softmax(self.ops.xp.reshape(logits, (-1, self.output_size)))
         return self.ops.xp.reshape(rows, logits.shape), state
 
-    def step(self, tokens: Any, state: State) -> tuple[Array, State]:
-        """One step for sampling: logits (B, V) after tokens (B,), and the next state."""
-        rows, _, _ = self._rows(np.asarray(tokens)[np.newaxis])
-        wx = inputs.project_tokens(self.ops, rows, self.parameters)
-        h: list[Array] = []
-        c: list[Array] = []
-        for k in range(self.config.num_layers):
+    def step_weights(self) -> StepWeights:
+        """The weights for `Ops.stack_step` and `Ops.generate`; a copy, stale once weights change."""
+        if self.input_size is not None:
+            raise UsageError("a network that reads feature vectors has no tokens to step through")
+        ops, p, L, H = self.ops, self.parameters, self.config.num_layers, self.config.hidden_size
+        dtype = p.flat.dtype
+        W, b = ops.empty((L - 1, H, 3 * H), dtype), ops.empty((L - 1, 3 * H), dtype)
+        R = ops.empty((L, H, 3 * H), dtype)
+        for k in range(L):
+            R[k, ...] = p[f"cifg.{k}.R"]
             if k:
-                wx = self.ops.matmul(h[-1], self.parameters[f"cifg.{k}.W"]) + self.parameters[f"cifg.{k}.b"]
-            R = self.parameters[f"cifg.{k}.R"]
-            h_next, c_next = self.ops.cifg_step(wx, R, state.h[k, ...], state.c[k, ...])
-            h.append(h_next)
-            c.append(c_next)
-        logits = self.ops.matmul(h[-1], self.parameters["head.weight"]) + self.parameters["head.bias"]
-        return logits, State(self.ops.xp.stack(h), self.ops.xp.stack(c))
+                W[k - 1, ...], b[k - 1, ...] = p[f"cifg.{k}.W"], p[f"cifg.{k}.b"]
+        table = inputs.token_table(ops, p)
+        return StepWeights(table, W, b, R, p["head.weight"], p["head.bias"])
 
     # ---- loss and gradients -------------------------------------------------------------
 
