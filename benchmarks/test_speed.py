@@ -23,7 +23,7 @@ from workloads import GENERATED, SHAPES, WORKLOADS, Shape
 
 from charlstm.backends import BACKENDS, unavailable
 
-ROUNDS = 9
+ROUNDS = 11
 LIBRARIES = {"torch": "torch", "onnxruntime": "onnxruntime"}
 
 

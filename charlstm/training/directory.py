@@ -114,9 +114,9 @@ def plot_curves(directory: Path) -> Path | None:
     from matplotlib.figure import Figure
 
     lines = read_metrics(directory / "metrics.jsonl")
-    train = [(line["tokens"], line["loss"]) for line in lines if "loss" in line]
-    val = [(line["tokens"], line["val_loss"]) for line in lines if "val_loss" in line]
-    rates = [(line["tokens"], line["learning_rate"]) for line in lines if "learning_rate" in line]
+    train = [(line["tokens"] / 1e6, line["loss"]) for line in lines if "loss" in line]
+    val = [(line["tokens"] / 1e6, line["val_loss"]) for line in lines if "val_loss" in line]
+    rates = [(line["tokens"] / 1e6, line["learning_rate"]) for line in lines if "learning_rate" in line]
     figure = Figure(figsize=(8, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     if train:
@@ -132,7 +132,7 @@ def plot_curves(directory: Path) -> Path | None:
         top.legend()
     top.grid(alpha=0.3)
     bottom.set_ylabel("learning rate")
-    bottom.set_xlabel("tokens read")
+    bottom.set_xlabel("million tokens read")
     bottom.grid(alpha=0.3)
     plots = directory / "plots"
     try:

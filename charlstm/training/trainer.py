@@ -49,8 +49,10 @@ class Trainer:
         self.seconds = 0.0  # of all sessions, validations included
         self.best_val_loss: float | None = None
         self.best_step = 0
+        self._validated_at = -1
         self._since: list[float] = []  # losses since the last line of metrics
         self._clock = time.perf_counter()
+        self._line_seconds, self._line_step = 0.0, 0  # when the last line of metrics was written
 
     # ---- the loop -----------------------------------------------------------------------
 
@@ -68,14 +70,14 @@ class Trainer:
         try:
             while (done := self._tick()) < 1 and not stop():
                 self._train_step(done, metrics)
-                if self.step % training.eval_every == 0 and self._tick() < 1:
+                if self.step % training.eval_every == 0:
                     self._validate_and_save(metrics)
                 if self.step % training.sample_every == 0:
                     self._sample()
             finished = done >= 1
-            if finished:
+            if finished and self._validated_at != self.step:
                 self._validate_and_save(metrics)
-            else:
+            elif not finished:
                 self._save("last")
         finally:
             metrics.close()
@@ -150,6 +152,7 @@ class Trainer:
 
     def _validate_and_save(self, metrics: MetricsLog) -> None:
         figures = evaluate(self.model, self.corpus.val)
+        self._validated_at = self.step
         if not math.isfinite(figures.loss):
             raise self._diverged("validation loss")
         best = self.best_val_loss is None or figures.loss < self.best_val_loss
