@@ -1,7 +1,7 @@
 """Each backend and peer at the shapes S, M and L, and their ratios.
 
     pytest benchmarks/ --benchmark-only                    # everything
-    pytest benchmarks/ --benchmark-only -k "ratio and M"   # the paired ratios at M
+    pytest benchmarks/ --benchmark-only -k "ratio and M-"  # the paired ratios at M
 
 `tokens_per_second` in a row's extra_info is the throughput by the median. A `ratio` row times the
 two sides in turn, round after round, and holds the median of the paired ratios: on a shared
@@ -24,7 +24,6 @@ from workloads import GENERATED, SHAPES, WORKLOADS, Shape
 from charlstm.backends import BACKENDS, unavailable
 
 ROUNDS = 11
-LIBRARIES = {"torch": "torch", "onnxruntime": "onnxruntime"}
 
 
 def sides(work: str) -> list[Any]:
@@ -52,7 +51,7 @@ def work_of(work: str, shape: str, side: str) -> Callable[[], Any]:
         if reason:
             pytest.skip(reason)
         return WORKLOADS[work](SHAPES[shape], side)
-    if find_spec(LIBRARIES[side]) is None or (side == "onnxruntime" and find_spec("onnx") is None):
+    if find_spec(side) is None or (side == "onnxruntime" and find_spec("onnx") is None):
         pytest.skip(f'{side} is not installed (pip install -e ".[bench]")')
     return PEERS[work][side](SHAPES[shape])
 

@@ -10,6 +10,7 @@ Nothing heavy is imported before it is used: neither Numba nor CuPy belongs to `
 
 from __future__ import annotations
 
+import os.path
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,11 @@ _WHERE = {
     "training": ("resume", "train"),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
+
+_here = os.path.dirname(os.path.abspath(__file__))
+if not os.path.isdir(os.path.join(_here, "kernels")):
+    # imported from a checkout, where the folder of charlstm.kernels lies beside that of charlstm
+    __path__.append(os.path.dirname(_here))
 
 __version__ = "0.1.0"
 __all__ = [

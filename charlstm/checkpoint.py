@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .backends import Ops
+from .backends import Ops, get_ops
 from .config import ModelConfig, from_dict
 from .data import CharacterTokenizer
 from .errors import CheckpointError, UsageError
@@ -94,15 +94,17 @@ def load(
         )
     known = {field.name for field in dataclasses.fields(ModelConfig)}
     weights = _unpacked(directory / "model.safetensors")
+    ops = get_ops(backend, threads)
+    if config.get("emit") != "every" or config.get("input_size") is not None:
+        raise CheckpointError(f"{directory / 'config.json'} does not describe a language model")
     try:
         model_config = from_dict(ModelConfig, {k: v for k, v in config.items() if k in known}, "config.json")
-        # before anything of these sizes is allocated
-        shapes = parameter_shapes(model_config, config["output_size"], config["input_size"])
+        # before anything of these sizes is made
+        if model_config.num_layers > len(weights):
+            raise CheckpointError(f"{directory}: there are weights of fewer layers than config.json asks for")
+        shapes = parameter_shapes(model_config, config["output_size"])
         _check_arrays(weights, shapes, model_config.dtype, directory / "model.safetensors")
-        model = CIFGModel(
-            config["output_size"], model_config, input_size=config["input_size"], emit=config["emit"],
-            backend=backend, seed=None, threads=threads,
-        )  # fmt: skip
+        model = CIFGModel(config["output_size"], model_config, backend=ops, seed=None)
     except (UsageError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory / 'config.json'} is not usable: {error}") from None
     for name, array in weights.items():
@@ -125,12 +127,16 @@ def load_training(directory: Path, model: CIFGModel) -> TrainingState:
     return TrainingState(optimizer, arrays, progress)
 
 
+def exists(directory: Path) -> bool:
+    """Whether there is a model directory, or what a kill between two renames left of it."""
+    return directory.is_dir() or _old(directory).is_dir()
+
+
 def locate(directory: Path) -> Path:
     """The directory, or what a kill between two renames left of it; CheckpointError if neither."""
-    for candidate in (directory, _old(directory)):
-        if candidate.is_dir():
-            return candidate
-    raise CheckpointError(f"no model directory at {directory}")
+    if not exists(directory):
+        raise CheckpointError(f"no model directory at {directory}")
+    return directory if directory.is_dir() else _old(directory)
 
 
 def _old(directory: Path) -> Path:

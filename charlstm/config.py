@@ -7,6 +7,7 @@ keywords and a checkpoint's config.json.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -23,14 +24,14 @@ DEFAULT_SECONDS = 60.0  # of training, where no limit is given
 def _positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise UsageError(f"{name} must be greater than 0, not {value}")
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{name} must be greater than 0 and finite, not {value}")
 
 
 def _not_negative(config: Any, *names: str) -> None:
     for name in names:
-        if not getattr(config, name) >= 0:
-            raise UsageError(f"{name} must be 0 or more, not {getattr(config, name)}")
+        if not 0 <= getattr(config, name) < math.inf:
+            raise UsageError(f"{name} must be 0 or more and finite, not {getattr(config, name)}")
 
 
 def parse_duration(text: str) -> float:
@@ -57,7 +58,7 @@ class ModelConfig:
     embedding_size: int | None = None
     """Size of the token embedding (E); without it layer 0 reads one-hot tokens."""
     dropout: float = 0.0
-    """Share of units dropped between layers while training."""
+    """Share of units dropped between layers while training; does nothing with one layer."""
     dtype: Literal["float32", "float64"] = "float32"
     """What everything is computed in."""
 
@@ -85,6 +86,8 @@ class DataConfig:
     """Tokens of each stream in one training step (T)."""
 
     def __post_init__(self) -> None:
+        if not self.data:
+            raise UsageError("data must name a text file or a corpus")
         _positive(self, "batch_size", "seq_len")
         if not 0 < self.val_fraction < 1:
             raise UsageError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}")
@@ -146,8 +149,6 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _not_negative(self, "length", "temperature", "seed")
-        if self.temperature == float("inf"):
-            raise UsageError("temperature must be a finite number")
 
 
 @dataclass(frozen=True)
@@ -185,9 +186,11 @@ class Config:
         return cls(**made)
 
 
-def from_dict(cls: type[C], values: dict[str, Any], where: str) -> C:
+def from_dict(cls: type[C], values: Any, where: str) -> C:
     """A config dataclass from untrusted values; UsageError for unknown keys and wrong types."""
     hints = typing.get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise UsageError(f"{where}: a table of options is expected, not {values!r}")
     for key, value in values.items():
         if key not in hints:
             raise UsageError(f"{where}: unknown option {key!r}; known are {', '.join(hints)}")

@@ -70,19 +70,33 @@ class Run:
 
         Raises DataError where that text has changed since, or holds unknown characters.
         """
-        corpus = data if isinstance(data, Corpus) else self._corpus(data, encoding, on_unknown)
+        corpus = (
+            data if isinstance(data, Corpus) else self.corpus(data, encoding=encoding, on_unknown=on_unknown)
+        )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
         if split == "all":
             return evaluate(self.model, np.concatenate((corpus.train, corpus.val)))
         return evaluate(self.model, corpus.val if split == "val" else corpus.train)
 
-    def _corpus(self, data: str | Path | None, encoding: str | None, on_unknown: OnUnknown) -> Corpus:
+    def corpus(
+        self,
+        data: str | Path | None = None,
+        *,
+        encoding: str | None = None,
+        on_unknown: OnUnknown = "error",
+    ) -> Corpus:
+        """A text in this model's vocabulary, cut as the run's own; by default the run's own.
+
+        Its encoding is the run's unless named. Raises DataError as `evaluate`.
+        """
         if not (self.directory / "config.toml").is_file() and data is None:
             raise DataError(f"{self.directory} does not say what it was trained on: name a text with --data")
         config = self.config.data if (self.directory / "config.toml").is_file() else DataConfig()
         if data is not None:
-            config = replace(config, data=str(data), encoding=encoding or config.encoding)
+            config = replace(config, data=str(data))
+        if encoding is not None:
+            config = replace(config, encoding=encoding)
         corpus = Corpus.load(config, self.tokenizer, on_unknown)
         if data is None and corpus.sha256 != self.trained_on():
             raise DataError(
@@ -92,11 +106,22 @@ class Run:
 
     def trained_on(self) -> str:
         """SHA-256 of the text that the run was trained on."""
-        path = self.directory / "env.json"
         try:
-            return str(json.loads(path.read_text(encoding="utf-8"))["text"]["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise CheckpointError(f"{path} does not name the text that the run was trained on") from None
+            return str(read_environment(self.directory)["text"]["sha256"])
+        except (KeyError, TypeError):
+            raise CheckpointError(f"{self.directory / 'env.json'} does not name the run's text") from None
+
+
+def read_environment(directory: Path) -> dict[str, Any]:
+    """env.json: what the run was started on; CheckpointError where it is missing or damaged."""
+    path = directory / "env.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return content
 
 
 def load(
@@ -104,6 +129,7 @@ def load(
 ) -> Run:
     """A run directory's best (or last) checkpoint, or any model directory, on any backend.
 
+    A run that was stopped before its first validation has no best one yet: then the last is taken.
     Raises CheckpointError where there is none or it is damaged, BackendError for a backend that
     cannot run here.
     """
@@ -115,6 +141,8 @@ def load(
         if not (directory / "checkpoints").is_dir():
             raise CheckpointError(f"{directory} is neither a run directory nor a model directory")
         source = directory / "checkpoints" / which
+        if which == "best" and not checkpoint.exists(source):
+            source = directory / "checkpoints" / "last"
     model, tokenizer = checkpoint.load(source, backend, threads)
     return Run(directory, model, tokenizer)
 
@@ -122,4 +150,7 @@ def load(
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a metrics.jsonl; one that a kill cut off at the end is left out."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None

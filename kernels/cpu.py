@@ -62,9 +62,9 @@ def gates_backward(dh, dh_next, dc, gates, c_prev, c, da):
             carry[k] *= one - i[k]
 
 
-@njit(nogil=True, fastmath=True)
+@njit(nogil=True, fastmath={"reassoc", "nsz", "contract"})
 def _sum(x):
-    # the one place where sums may be reordered: without that, a reduction stays scalar
+    # the one place where sums may be reordered: without that, a reduction stays scalar. A NaN stays one.
     total = x.dtype.type(0)
     for k in range(x.shape[0]):
         total += x[k]

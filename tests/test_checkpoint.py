@@ -121,6 +121,7 @@ def test_tampered_weights_are_refused(saved: Path, which: int) -> None:
     [
         ("hidden_size", 6), ("hidden_size", "5"), ("hidden_size", -1), ("hidden_size", 10**9), ("num_layers", 1),
         ("embedding_size", None), ("output_size", 6), ("dtype", "float16"), ("format", 99), ("emit", "never"),
+        ("emit", "last"),        ("num_layers", 10**9),
         ("tokenizer_hash", "0"), ("input_size", 3),
     ],
 )  # fmt: skip

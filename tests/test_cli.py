@@ -16,6 +16,7 @@ from conftest import make_ops
 
 import charlstm
 from charlstm.data import coffee
+from charlstm.verification import AGREEMENT_ERROR, CASES
 
 TINY = ["--hidden-size", "12", "--batch-size", "4", "--seq-len", "16", "--backend", "numpy"]
 
@@ -127,7 +128,7 @@ def test_backends_check() -> None:
     content = json.loads(done.stdout)
     assert content["passed"]
     checks = [row for row in content["checks"] if row["backend"] == "numba"]
-    assert len(checks) == 11
+    assert len(checks) == len(CASES) + len(AGREEMENT_ERROR)
     assert all(0 <= row["error"] <= row["allowed"] <= 2e-5 for row in checks)
 
 
@@ -185,6 +186,9 @@ def test_other_encodings_and_short_texts_train(tmp_path: Path) -> None:
         (["--seq-len", 0], ("seq_len",)),
         (["--num-layers", 0], ("num_layers",)),
         (["--learning-rate", "nan"], ("learning_rate",)),
+        (["--learning-rate", "inf"], ("learning_rate", "finite")),
+        (["--epochs", "inf"], ("epochs", "finite")),
+        (["--data", ""], ("data must name",)),
         (["--dropout", 1.5], ("dropout",)),
         (["--val-fraction", 1], ("val_fraction",)),
         (["--max-time", "soon"], ("16s, 5m or 2h",)),
@@ -209,20 +213,56 @@ def test_a_backend_that_cannot_run(tmp_path: Path) -> None:
     assert_fails(done, 5, "the cupy backend cannot run here")
 
 
-def test_a_backend_whose_library_is_missing(tmp_path: Path) -> None:
-    """The same environment without Numba: a folder that hides it comes first."""
-    hider = tmp_path / "sitecustomize.py"
-    hider.write_text(
-        "import importlib.util, sys\nfind = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda n, *a: None if n in ('numba', 'cupy') else find(n, *a)\n"
-        "sys.modules['cupy'] = None\n"
-    )
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise ModuleNotFoundError(name='numba')", "Numba is not installed (pip install numba)"),
+        (
+            "raise ImportError('Numba needs NumPy 2.3 or less')",
+            "Numba cannot be imported: Numba needs NumPy 2.3",
+        ),
+    ],
+)
+def test_a_backend_whose_library_is_missing_or_broken(tmp_path: Path, fault: str, words: str) -> None:
+    """The same environment with a numba and a cupy that cannot be imported."""
+    (tmp_path / "numba.py").write_text(fault)
+    (tmp_path / "cupy.py").write_text("raise ModuleNotFoundError('No module named cupy', name='cupy')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = charlstm_command("train", "--backend", "numba", "--out", tmp_path / "run", env=environment)
-    assert_fails(done, 5, "Numba is not installed", "pip install numba")
+    assert_fails(done, 5, words)
     rows = json.loads(charlstm_command("backends", "--json", env=environment).stdout)["backends"]
     assert [row["available"] for row in rows] == [True, False, False]
-    assert "CuPy is not installed" in rows[2]["reason"]
+    assert rows[2]["reason"].startswith("CuPy is not installed")
+    table = charlstm_command("backends", env={**environment, "COLUMNS": "200"}).stdout
+    assert 'pip install "charlstm[cuda12]"' in table
+    auto = charlstm_command(
+        "train", "--max-steps", 1, "--out", tmp_path / "auto", *TINY[:-2], env=environment
+    )
+    assert "numpy on" in auto.stderr
+
+
+def test_sizes_beyond_any_memory(tmp_path: Path) -> None:
+    done = charlstm_command("train", "--hidden-size", 10**10, "--out", tmp_path / "run")
+    assert_fails(done, 1, "out of memory", "--hidden-size")
+    assert not (tmp_path / "run").exists()
+
+
+def test_text_that_the_locale_cannot_show(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("é😀" * 300, encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    train = ("train", "--data", path, "--out", tmp_path / "run", "--max-steps", 2, *TINY)
+    done = charlstm_command(*train, env=environment, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.strip()) == {"é", "😀"}
+
+
+def test_a_reader_of_the_progress_that_leaves(tmp_path: Path, text: Path) -> None:
+    """Training goes on in silence and saves."""
+    run = tmp_path / "run"
+    command = f"{sys.executable} -m charlstm train --data {text} --out {run} --max-steps 400 --eval-every 10"
+    subprocess.run(f"{command} {' '.join(TINY)} 2>&1 | head -1", shell=True, timeout=120, capture_output=True)
+    assert json.loads((run / "checkpoints" / "last" / "training.json").read_text())["step"] == 400
 
 
 def test_output_directories(tmp_path: Path, text: Path) -> None:
@@ -240,7 +280,7 @@ def test_output_directories(tmp_path: Path, text: Path) -> None:
 
 
 def test_a_disk_that_fills_up_while_training(tmp_path: Path, text: Path) -> None:
-    """A limit on file size stands for the disk: metrics may grow to 20 KB, then no further."""
+    """A limit on file size stands for the disk: files may grow to 5 KB, no further."""
     run = tmp_path / "run"
     train = ("train", "--data", text, "--out", run, "--max-steps", 20, "--eval-every", 10, *TINY)
     assert charlstm_command(*train).returncode == 0
@@ -300,7 +340,8 @@ def test_damaged_checkpoints(tmp_path: Path, small_run: charlstm.Run, damage: st
         other = charlstm.CharacterTokenizer(reversed(small_run.tokenizer.vocabulary))
         (best / "tokenizer.json").write_text(other.to_json())
     else:
-        shutil.rmtree(best)
+        shutil.rmtree(run / "checkpoints" / "best")
+        shutil.rmtree(run / "checkpoints" / "last")
     part = {
         "truncated": "cannot be read as safetensors",
         "nan": "NaN",
@@ -351,6 +392,91 @@ def test_signals_save_and_tell_how_to_go_on(tmp_path: Path, text: Path, number: 
         "train", "--resume", run, "--max-steps", stopped + 5, "--backend", "numpy", "--json"
     )
     assert json.loads(done.stdout)["step"] == stopped + 5
+
+
+def test_a_run_stopped_before_its_first_validation_can_be_sampled(tmp_path: Path, text: Path) -> None:
+    run = tmp_path / "run with spaces"
+    command = [sys.executable, "-m", "charlstm", "train", "--data", str(text), "--out", str(run), *TINY]
+    process = subprocess.Popen([*command, "--eval-every", "1000000"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    metrics = run / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"charlstm train --resume '{run}'" in stderr
+    assert charlstm_command("generate", run, "--length", 5).returncode == 0
+
+
+def test_resuming_keeps_the_backend(tmp_path: Path, text: Path) -> None:
+    train = ("train", "--data", text, "--out", tmp_path / "run", "--max-steps", 2, *TINY, "--threads", 1)
+    assert "numpy on 1 threads" in charlstm_command(*train).stderr
+    assert (
+        "numpy on 1 threads"
+        in charlstm_command("train", "--resume", tmp_path / "run", "--max-steps", 4).stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("checkpoints/last/training.json", '{"step": "abc"}', ("training.json is damaged",)),
+        ("metrics.jsonl", "garbage\n", ("metrics.jsonl is damaged",)),
+        ("config.toml", "model = 3\n", ("a table of options is expected",)),
+        ("config.toml", "hidden_size = 12 -> hidden_size = 13", ("another model than config.toml",)),
+        ("config.toml", "batch_size = 4 -> batch_size = 5", ("another batch size",)),
+        ("config.toml", "batch_size = 4 -> batch_size = 400", ("too few for batches of 400 x 16",)),
+        ("env.json", "[]", ("env.json",)),
+    ],
+)
+def test_resuming_from_damaged_runs(
+    tmp_path: Path, text: Path, name: str, content: str, parts: tuple[str, ...]
+) -> None:
+    run = tmp_path / "run"
+    charlstm_command("train", "--data", text, "--out", run, "--max-steps", 2, *TINY)
+    if "->" in content:
+        before, after = content.split(" -> ")
+        content = (run / name).read_text().replace(before, after)
+    (run / name).write_text(content)
+    done = charlstm_command("train", "--resume", run, "--max-steps", 4)
+    assert_fails(done, {"a table": 2, "too few": 3}.get(parts[0][:7], 1), *parts)
+
+
+def test_the_printed_command_goes_on(tmp_path: Path, text: Path) -> None:
+    done = charlstm_command("train", "--data", text, "--out", tmp_path / "run", "--epochs", 2, *TINY)
+    advice = next(line for line in done.stderr.splitlines() if "--resume" in line)
+    assert advice.split()[1:] == ["train", "--resume", str(tmp_path / "run"), "--epochs", "4"]
+    assert charlstm_command(*advice.split()[1:]).returncode == 0
+
+
+def test_evaluate_reads_in_the_encoding_of_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes(("caf\xe9 au lait " * 30).encode("latin-1"))
+    train = (
+        "train",
+        "--data",
+        path,
+        "--encoding",
+        "latin-1",
+        "--out",
+        tmp_path / "run",
+        "--max-steps",
+        2,
+        *TINY,
+    )
+    assert charlstm_command(*train).returncode == 0
+    assert charlstm_command("evaluate", tmp_path / "run", "--data", path).returncode == 0
+    path.write_text("café du nord " * 30, encoding="utf-8")
+    evaluate = ("evaluate", tmp_path / "run", "--data", path, "--encoding", "utf-8")
+    assert_fails(charlstm_command(*evaluate), 3, "'d'", "'n'")
+    done = charlstm_command(*evaluate, "--on-unknown", "skip")
+    assert done.returncode == 0
+    assert "'d' (U+0064) 60 times" in done.stderr
+
+
+def test_an_option_that_is_wrong_is_not_a_damaged_checkpoint(small_run: charlstm.Run) -> None:
+    assert_fails(charlstm_command("generate", small_run.directory, "--threads", 0), 2, "at least 1")
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path, text: Path) -> None:

@@ -148,15 +148,22 @@ def test_damaged_tokenizer_files(tmp_path: Path, content: str) -> None:
 
 def test_text_is_read_as_it_stands(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
-    path.write_bytes("\ufeffa\r\nb\x00c é 😀".encode())
-    assert read_text(path) == "a\r\nb\x00c é 😀"
+    path.write_bytes("\ufeffa\r\nb\tc é 😀".encode())
+    assert read_text(path) == "a\r\nb\tc é 😀"
+    path.write_bytes("é\x00".encode("latin-1"))
+    assert read_text(path, "latin-1") == "é\x00"
     path.write_bytes("é".encode("latin-1"))
     assert read_text(path, "latin-1") == "é"
 
 
 @pytest.mark.parametrize(
     ("content", "encoding", "problem"),
-    [(b"\xff\xfe\x00abc", "utf-8", "--encoding latin-1"), (b"abc", "klingon", "unknown encoding 'klingon'")],
+    [
+        (b"\xff\xfe\x00abc", "utf-8", "--encoding latin-1"),
+        (b"abc", "klingon", "unknown encoding 'klingon'"),
+        ("abc".encode("utf-16-le"), "utf-8", "NUL characters.*--encoding utf-16"),
+        (b"a", "undefined", "is not undefined text"),
+    ],
 )
 def test_files_that_are_no_text(tmp_path: Path, content: bytes, encoding: str, problem: str) -> None:
     path = tmp_path / "x.bin"
@@ -168,8 +175,18 @@ def test_files_that_are_no_text(tmp_path: Path, content: bytes, encoding: str, p
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such file: .*known by name: coffee"):
         read_text(tmp_path / "none.txt")
-    with pytest.raises(DataError, match="cannot be read"):
-        read_text(tmp_path)
+    for path in (tmp_path, tmp_path / ("long" * 100)):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_text(path)
+
+
+def test_a_name_goes_before_a_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "coffee").write_text("black, no sugar. " * 20)
+    monkeypatch.chdir(tmp_path)
+    assert Corpus.load(DataConfig("coffee")).entropy == coffee.entropy_per_character()
+    own = Corpus.load(DataConfig("./coffee"))
+    assert own.entropy is None
+    assert len(own.train) + len(own.val) == 20 * 17
 
 
 @pytest.mark.parametrize(("text", "problem"), [("", "empty"), ("a", "no character but"), ("abc", "short")])

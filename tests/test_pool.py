@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from charlstm import UsageError
 from charlstm.backends import get_ops
@@ -34,6 +35,51 @@ def test_unused_blocks_are_kept_up_to_a_limit() -> None:
     arrays = [pool.empty(LARGE, np.float64) for _ in range(3)]
     del arrays
     assert pool._kept == SMALLEST
+
+
+def test_a_size_that_is_no_longer_used_makes_room() -> None:
+    pool = MemoryPool(limit=3 * SMALLEST)
+    for size in (SMALLEST, 2 * SMALLEST):
+        array = pool.empty((size,), np.uint8)
+        del array
+    assert list(pool._free) == [SMALLEST, 2 * SMALLEST]
+    array = pool.empty((2 * SMALLEST + 1,), np.uint8)
+    del array
+    assert list(pool._free) == [2 * SMALLEST + 1]
+
+
+def test_models_in_several_threads_of_a_program() -> None:
+    """Built in one thread and used in others at once: BLAS held to one thread, the same results."""
+    blas = ThreadpoolController().select(user_api="blas").lib_controllers
+    ops = get_ops("numba", threads=2)
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 300, 300))
+    expected = ops.matmul(a, b)
+    problems: list[object] = []
+    seen: set[int] = set()
+
+    def use() -> None:
+        for _ in range(20):
+            if not np.array_equal(ops.matmul(a, b), expected):
+                problems.append("another result")
+            ops._shards.run(lambda s, e: seen.update(library.num_threads for library in blas), 2)
+
+    before = [library.num_threads for library in blas]
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems
+    assert seen == {1}
+    assert [library.num_threads for library in blas] == before
+
+
+def test_numpys_error_state_holds_in_every_shard() -> None:
+    states: list[str] = []
+    with np.errstate(over="ignore"):
+        ShardPool(3).run(lambda s, e: states.append(np.geterr()["over"]), 3)
+    assert states == ["ignore"] * 3
 
 
 def test_an_allocation_that_fails_leaves_the_pool_usable() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from ..errors import BackendError, UsageError
@@ -51,8 +50,13 @@ def unavailable(name: str) -> str | None:
         from .cupy_ops import cupy_unavailable
 
         return cupy_unavailable()
-    if name == "numba" and find_spec("numba") is None:
-        return "Numba is not installed (pip install numba)"
+    if name == "numba":
+        try:
+            import_module("numba")
+        except ModuleNotFoundError:
+            return "Numba is not installed (pip install numba)"
+        except ImportError as error:  # such as a NumPy that is too new for it
+            return f"Numba cannot be imported: {error}"
     return None
 
 

@@ -89,15 +89,26 @@ def cuda_source() -> str:
 
 @cache
 def cupy_unavailable() -> str | None:
-    """Why CuPy cannot compute here, or None where it can."""
+    """Why CuPy cannot compute here, or None where a kernel has run."""
     try:
         import cupy
     except ImportError as error:
         if getattr(error, "name", None) == "cupy":
             return 'CuPy is not installed (pip install "charlstm[cuda12]" or "charlstm[cuda13]")'
-        return f"CuPy cannot be imported: {str(error).strip().splitlines()[0]}"
+        return f"CuPy cannot be imported: {_first_words(error)}"
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
+        if not cupy.cuda.runtime.getDeviceCount():
+            return "no CUDA device"
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"no CUDA device or driver: {error}"
-    return None if count else "no CUDA device"
+        return f"no CUDA device, or its driver is missing or too old: {error}"
+    try:
+        total = float(cupy.arange(4, dtype=cupy.float32).sum())  # compiles and launches
+    except Exception as error:  # whatever is missing: headers, NVRTC, memory
+        return f"CuPy finds a GPU but cannot run a kernel: {_first_words(error)}"
+    return None if total == 6 else "CuPy finds a GPU, but it computes wrongly"
+
+
+def _first_words(error: Exception) -> str:
+    """The first line of a message that has any words in it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if any(s.isalpha() for s in line)), repr(error))

@@ -29,6 +29,9 @@ class NumbaOps(NumPyOps):
         super().__init__(threads)
         self._shards = ShardPool(self._threads)
 
+    def threads(self) -> int:
+        return self._threads
+
     # ---- products and look-ups ----------------------------------------------------------
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
@@ -93,12 +96,6 @@ class NumbaOps(NumPyOps):
 
         self._shards.run(shard, B, self._smallest_batch(T, H))
         return dwx, dh_next, dc
-
-    def gates_forward(self, a: Array, c_prev: Array) -> tuple[Array, Array, Array]:
-        a, c_prev = np.ascontiguousarray(a), np.ascontiguousarray(c_prev)
-        gates, c, h = np.empty_like(a), np.empty_like(c_prev), np.empty_like(c_prev)
-        cpu.gates_forward(a, np.zeros_like(a), c_prev, gates, c, h)
-        return gates, c, h
 
     def generate(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 from functools import cache
 from typing import Any, ClassVar
@@ -12,11 +13,15 @@ from threadpoolctl import ThreadpoolController
 
 from .ops import Array, Ops, adam_rates
 from .pool import MemoryPool
-from .threads import thread_count
+from .threads import THREADS_VARIABLE, thread_count
 
 
 class NumPyOps(Ops):
-    """Ops on the host; products run on NumPy's BLAS with the threads it was given."""
+    """Ops on the host; products run on NumPy's BLAS.
+
+    With `threads` (or CHARLSTM_NUM_THREADS) products hold BLAS to that number; without, BLAS is
+    left as it is.
+    """
 
     name: ClassVar[str] = "numpy"
 
@@ -24,10 +29,11 @@ class NumPyOps(Ops):
         super().__init__(np)
         self._threads = thread_count(threads)
         self._pool = MemoryPool()
-        ThreadpoolController().limit(limits=self._threads, user_api="blas")
+        self._limited = threads is not None or THREADS_VARIABLE in os.environ
+        self._blas = ThreadpoolController()
 
     def threads(self) -> int:
-        return self._threads
+        return self._threads if self._limited else int(blas_info()["threads"])
 
     def device(self) -> str:
         return cpu_name()
@@ -38,7 +44,10 @@ class NumPyOps(Ops):
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if out is None:
             out = self.empty((a.shape[0], b.shape[1]), a.dtype)
-        return np.matmul(a, b, out=out)
+        if not self._limited:
+            return np.matmul(a, b, out=out)
+        with self._blas.limit(limits=self._threads, user_api="blas"):
+            return np.matmul(a, b, out=out)
 
     def gather_rows(self, table: Array, ids: Array) -> Array:
         out = self.empty((ids.shape[0], table.shape[1]), table.dtype)
@@ -87,18 +96,18 @@ class NumPyOps(Ops):
         parameters -= denominator
 
 
-@cache
 def blas_info() -> dict[str, Any]:
-    """The BLAS that NumPy's products run on: name, version, threads at start, architecture."""
-    libraries = ThreadpoolController().select(user_api="blas").info()
+    """The BLAS that NumPy's products run on: name, version, threads, architecture."""
+    # by attribute: threadpoolctl's info() finds more out by changing the number of threads
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     if not libraries:
         return {"library": "unknown", "version": None, "threads": 1, "architecture": None}
     first = libraries[0]
     return {
-        "library": first["internal_api"],
-        "version": first["version"],
-        "threads": first["num_threads"],
-        "architecture": first.get("architecture"),
+        "library": first.internal_api,
+        "version": first.version,
+        "threads": first.num_threads,
+        "architecture": getattr(first, "architecture", None),
     }
 
 

@@ -21,7 +21,7 @@ class MemoryPool:
     """Uninitialised NumPy arrays of any shape, from blocks that are kept and used again."""
 
     def __init__(self, limit: int = 1 << 31) -> None:
-        """At most `limit` bytes of unused blocks are kept."""
+        """At most `limit` bytes of unused blocks are kept, those of the size last used the longest."""
         self._free: dict[int, list[np.ndarray]] = {}
         self._kept = 0
         self._limit = limit
@@ -42,15 +42,22 @@ class MemoryPool:
             if blocks:
                 self._kept -= size
                 return blocks.pop()
-        memory = np.empty(size + ALIGNMENT, np.uint8)
+        try:
+            memory = np.empty(size + ALIGNMENT, np.uint8)
+        except ValueError:  # more than can be addressed
+            raise MemoryError(f"an array of {size:,} bytes") from None
         start = -memory.ctypes.data % ALIGNMENT
         return memory[start : start + size]
 
     def _give_back(self, memory: np.ndarray) -> None:
         with self._lock:
-            if self._kept + memory.nbytes <= self._limit:
-                self._kept += memory.nbytes
-                self._free.setdefault(memory.nbytes, []).append(memory)
+            self._kept += memory.nbytes
+            self._free[memory.nbytes] = [*self._free.pop(memory.nbytes, []), memory]  # now the last used
+            while self._kept > self._limit:
+                oldest = next(iter(self._free))
+                self._kept -= self._free[oldest].pop().nbytes
+                if not self._free[oldest]:
+                    del self._free[oldest]
 
 
 class _Block:

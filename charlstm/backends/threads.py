@@ -8,8 +8,10 @@ as long again. So no product of this backend may run outside of `ShardPool.run`,
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from threadpoolctl import ThreadpoolController
 
@@ -39,6 +41,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+# The limit on BLAS holds for the whole process: models in several threads of a program take turns,
+# operation by operation, which costs them nothing, since each operation uses all cores it can.
+_ONE_AT_A_TIME = threading.RLock()
+
+
 class ShardPool:
     """Runs a function over shards of a range; the calling thread does the first shard itself."""
 
@@ -51,15 +58,19 @@ class ShardPool:
         """Call function(start, stop) on near-equal parts of range(n) of `smallest` or more.
 
         Returns when all have finished; an exception in any of them is raised here. The parts
-        depend on n and the thread count only, so results repeat to the bit.
+        depend on n and the thread count only, so results repeat to the bit. NumPy's error state is
+        that of the caller in all of them.
         """
         shards = max(1, min(self.threads, n // max(smallest, 1)))
-        with self._blas.limit(limits=1, user_api="blas"):
+        with _ONE_AT_A_TIME, self._blas.limit(limits=1, user_api="blas"):
             if self._executor is None or shards == 1:
                 function(0, n)
                 return
             bounds = [n * k // shards for k in range(shards + 1)]
-            others = [self._executor.submit(function, bounds[k], bounds[k + 1]) for k in range(1, shards)]
+            submit = self._executor.submit
+            others = [
+                submit(copy_context().run, function, bounds[k], bounds[k + 1]) for k in range(1, shards)
+            ]
             try:
                 function(bounds[0], bounds[1])
             finally:

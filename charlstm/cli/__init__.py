@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOWrapper
 
 from cyclopts import App, CycloptsError
 from rich.console import Console
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    if isinstance(sys.stdout, TextIOWrapper):  # whatever the locale: text comes out as it went in
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         status = app(
@@ -78,5 +82,6 @@ def _one_line(error: CycloptsError) -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"charlstm: {message}", file=sys.stderr)
+    with suppress(OSError):  # nobody listens any more
+        print(f"charlstm: {message}", file=sys.stderr)
     return status

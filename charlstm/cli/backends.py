@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..backends import describe_backends
@@ -52,7 +53,7 @@ def _backend_table(rows: list[dict[str, object]]) -> Table:
     table = Table("backend", "can run", "device", "threads", "BLAS", title="backends")
     for row in rows:
         if not row["available"]:
-            table.add_row(str(row["backend"]), "no", str(row["reason"]), "", "")
+            table.add_row(str(row["backend"]), "no", escape(str(row["reason"])), "", "")
             continue
         blas = row["blas"]
         name = (

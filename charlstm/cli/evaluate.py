@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..config import DataConfig
-from ..data import read_corpus
 from ..run import Split, Which, load
 from .options import Backend, Json, Threads, Unknown, tell_unknown
 
@@ -41,15 +39,14 @@ def evaluate(
     data
         Another text than the one that the run was trained on.
     encoding
-        That file's text encoding.
+        The text's encoding, where it is another than that of the run's text.
     which
         Checkpoint to take.
     """
     loaded = load(run, backend, which=which, threads=threads)
-    if data is not None:
-        text, _ = read_corpus(data, encoding or DataConfig.encoding)
-        tell_unknown(loaded.tokenizer, text, on_unknown)
-    figures = loaded.evaluate(data, split=split, encoding=encoding, on_unknown=on_unknown)
+    corpus = loaded.corpus(data, encoding=encoding, on_unknown=on_unknown)
+    tell_unknown(loaded.tokenizer, corpus.unknown, on_unknown)
+    figures = loaded.evaluate(corpus, split=split)
     if json_output:
         print(json.dumps(figures.to_dict()))
         return

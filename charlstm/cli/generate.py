@@ -47,12 +47,11 @@ def generate(
     """
     sampling = sampling if sampling is not None else SamplingConfig()
     loaded = load(run, backend, which=which, threads=threads)
-    tell_unknown(loaded.tokenizer, prompt, on_unknown)
+    tell_unknown(loaded.tokenizer, loaded.tokenizer.unknown(prompt), on_unknown)
     text = characters_after(loaded.model, loaded.tokenizer, prompt, sampling, on_unknown)
     if json_output:
         print(json.dumps({"prompt": prompt, "text": prompt + "".join(text), "seed": sampling.seed}))
         return
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")  # type: ignore[union-attr]
     sys.stdout.write(prompt)
     stream = sys.stdout.isatty()
     for character in text:

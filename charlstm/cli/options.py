@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -11,7 +12,7 @@ from ..data import CharacterTokenizer, OnUnknown, name_characters
 
 Backend = Annotated[
     Literal["auto", "numpy", "numba", "cupy"],
-    Parameter(help="What computes; auto takes the fastest that can run here."),
+    Parameter(help="What computes; auto, the default, takes the fastest that can run here."),
 ]
 Threads = Annotated[
     int | None, Parameter(help="Threads [default: CHARLSTM_NUM_THREADS, else one for each usable core].")
@@ -22,9 +23,8 @@ Unknown = Annotated[
 ]
 
 
-def tell_unknown(tokenizer: CharacterTokenizer, text: str, on_unknown: OnUnknown) -> None:
+def tell_unknown(tokenizer: CharacterTokenizer, unknown: Counter[str], on_unknown: OnUnknown) -> None:
     """Say on stderr which characters are skipped or replaced."""
-    unknown = tokenizer.unknown(text)
     if unknown and on_unknown != "error":
         done = "skipped" if on_unknown == "skip" else f"replaced by {tokenizer.replacement!r}"
         print(f"{done}, not in the vocabulary: {name_characters(unknown)}", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -27,7 +29,7 @@ def train(
     data: Annotated[DataConfig | None, Parameter(name="*")] = None,
     model: Annotated[ModelConfig | None, Parameter(name="*")] = None,
     training: Annotated[TrainingConfig | None, Parameter(name="*")] = None,
-    backend: Backend = "auto",
+    backend: Backend | None = None,
     threads: Threads = None,
     out: Path | None = None,
     resume_from: Annotated[Path | None, Parameter(name="--resume")] = None,
@@ -51,7 +53,8 @@ def train(
     out
         Run directory to make [default: the first free runs/NAME-N].
     resume_from
-        Go on from this run directory's last checkpoint; --max-time, --max-steps and --epochs may be new.
+        Go on from this run directory's last checkpoint, on its backend. Limits given now (--max-time,
+        --max-steps, --epochs) take the place of the run's and count from its very start.
     quiet
         Print no progress.
     """
@@ -64,14 +67,16 @@ def train(
         trainer = resume(resume_from, training, backend=backend, threads=threads, reporter=reporter)
     else:
         config = Config(model or ModelConfig(), data or DataConfig(), training or TrainingConfig())
-        trainer = prepare(config.data.data, config, out, backend, threads, reporter)
+        trainer = prepare(config.data.data, config, out, backend or "auto", threads, reporter)
     reporter.notice(_opening(trainer))
-    stop = _StopSignals(reporter)
-    finished = trainer.train(stop)
+    with _StopSignals(reporter) as stop:
+        finished = trainer.train(stop)
     if not finished:
         reporter.notice(
-            f"stopped at step {trainer.step:,}; go on with:\n  charlstm train --resume {trainer.directory}"
+            f"stopped at step {trainer.step:,}; go on with:\n"
+            f"  charlstm train --resume {shlex.quote(str(trainer.directory))}"
         )
+    if stop.status:
         return stop.status
     _report(trainer, reporter, json_output)
     return 0
@@ -83,8 +88,16 @@ class _StopSignals:
     def __init__(self, reporter: Reporter) -> None:
         self.status = 0
         self._reporter = reporter
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopSignals:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._requested)
+            self._before[number] = signal.signal(number, self._requested)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _requested(self, number: int, frame: FrameType | None) -> None:
         self.status = 128 + number
@@ -139,12 +152,23 @@ def _closing(trainer: Trainer) -> str:
             f", {in_nats(best - trainer.corpus.entropy)} above the {trainer.corpus.entropy:.4f} "
             f"below which no model of this source can stay"
         )
+    quoted = shlex.quote(str(directory))
     return "\n".join(
         [
             *lines,
             f"curves, samples and checkpoints are in {directory}; go on with:",
-            f'  charlstm generate {directory} --prompt "The " --length 500',
-            f"  charlstm train --resume {directory} --max-time 10m",
+            f"  charlstm generate {quoted} --length 500",
+            f"  charlstm train --resume {quoted} {_twice(trainer)}",
             "  charlstm train --data your-own.txt --max-time 10m",
         ]
     )
+
+
+def _twice(trainer: Trainer) -> str:
+    """The option that lets a run go on for as long again."""
+    training = trainer.config.training
+    if training.max_steps is not None:
+        return f"--max-steps {2 * training.max_steps}"
+    if training.epochs is not None:
+        return f"--epochs {2 * training.epochs:g}"
+    return f"--max-time {math.ceil(trainer.seconds / 30)}m"

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import DataError
+
 
 class Batch(NamedTuple):
     """What one training step reads."""
@@ -24,10 +26,10 @@ class StreamBatches:
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, seq_len: int) -> None:
-        """tokens (N,) of any integer type; N must exceed batch_size * seq_len."""
+        """tokens (N,) of any integer type; N must exceed batch_size * seq_len, else DataError."""
         length = (len(tokens) - 1) // batch_size
         if length < seq_len:
-            raise ValueError(f"{len(tokens)} tokens are too few for batches of {batch_size} x {seq_len}")
+            raise DataError(f"{len(tokens)} tokens are too few for batches of {batch_size} x {seq_len}")
         self._x = tokens[: batch_size * length].reshape(batch_size, length)
         self._y = tokens[1 : batch_size * length + 1].reshape(batch_size, length)
         self.batch_size, self.seq_len = batch_size, seq_len

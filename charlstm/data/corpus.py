@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ class Corpus:
     val: np.ndarray  # (N,) unsigned
     sha256: str  # of the whole text in UTF-8
     entropy: float | None = None  # nats per token of the source, where it is known
+    unknown: Counter[str] = field(default_factory=Counter)  # characters that were skipped or replaced
 
     @classmethod
     def from_text(
@@ -53,13 +55,14 @@ class Corpus:
                     f"{name} holds no character but {tokenizer.vocabulary[0]!r}: there is nothing to predict"
                 )
         ids = tokenizer.encode(text, on_unknown)
+        unknown = Counter() if on_unknown == "error" else tokenizer.unknown(text)
         if len(ids) < SHORTEST:
             raise DataError(
                 f"{name} is too short: {len(ids)} known characters, at least {SHORTEST} are needed"
             )
         train = min(max(2, int(len(ids) * (1 - val_fraction))), len(ids) - 2)
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        return cls(name, tokenizer, ids[:train], ids[train:], digest, entropy)
+        return cls(name, tokenizer, ids[:train], ids[train:], digest, entropy, unknown)
 
     @classmethod
     def load(
@@ -68,20 +71,14 @@ class Corpus:
         tokenizer: CharacterTokenizer | None = None,
         on_unknown: OnUnknown = "error",
     ) -> Corpus:
-        """The corpus that a configuration names: an embedded one or a file."""
-        text, name = read_corpus(config.data, config.encoding)
-        entropy = coffee.entropy_per_character() if name == "coffee" else None
+        """The corpus that a configuration names: an embedded one, else a file (./coffee is a file)."""
+        embedded = config.data in EMBEDDED
+        text = EMBEDDED[config.data]() if embedded else read_text(Path(config.data), config.encoding)
         return cls.from_text(
-            text, name=name, val_fraction=config.val_fraction, tokenizer=tokenizer,
-            on_unknown=on_unknown, entropy=entropy,
+            text, name=config.data if embedded else Path(config.data).name, val_fraction=config.val_fraction,
+            tokenizer=tokenizer, on_unknown=on_unknown,
+            entropy=coffee.entropy_per_character() if embedded else None,
         )  # fmt: skip
-
-
-def read_corpus(data: str, encoding: str = "utf-8") -> tuple[str, str]:
-    """Text and name of an embedded corpus or a file; an existing file goes before a name."""
-    if data in EMBEDDED and not Path(data).is_file():
-        return EMBEDDED[data](), data
-    return read_text(Path(data), encoding), Path(data).name
 
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
@@ -97,11 +94,17 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         text = content.decode(encoding)
     except LookupError:
         raise DataError(f"unknown encoding {encoding!r}: try utf-8 or latin-1") from None
-    except UnicodeDecodeError as error:
+    except (UnicodeError, ValueError) as error:
+        where = f"byte {error.start}: {error.reason}" if isinstance(error, UnicodeDecodeError) else error
         raise DataError(
-            f"{path} is not {encoding} text (byte {error.start}: {error.reason}): "
+            f"{path} is not {encoding} text ({where}): "
             f"name its encoding, such as --encoding latin-1, which takes any bytes"
         ) from None
+    if "\0" in text and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        raise DataError(
+            f"{path} holds NUL characters, so it is binary or of another encoding: try --encoding utf-16, "
+            f"or latin-1, which takes any bytes"
+        )
     return text.removeprefix("\ufeff")
 
 

@@ -68,7 +68,7 @@ class CIFGModel:
         self.parameters = ParameterBuffer(self.ops, self.shapes, self.config.dtype)
         if seed is not None:
             self._initialise(seed)
-        self._masks_drawn = 0
+        self._seed, self._masks_drawn = seed or 0, 0
 
     def _initialise(self, seed: int) -> None:
         for name, value in initial_values(self.shapes, self.config.hidden_size, seed):
@@ -135,6 +135,7 @@ class CIFGModel:
         """
         ops = self.ops
         rows, T, B = self._rows(x)
+        targets = np.asarray(targets) if isinstance(targets, (list, tuple)) else targets
         expected = (T, B) if self.emit == "every" else (B,)
         if tuple(targets.shape) != expected or 0 in expected or T == 0:
             raise ValueError(f"targets {tuple(targets.shape)} must be {expected}, and not empty")
@@ -157,6 +158,7 @@ class CIFGModel:
 
     def _rows(self, x: Any) -> tuple[Array, int, int]:
         """The input flattened to (N,) ids or (N, D) vectors on the backend, with T and B."""
+        x = np.asarray(x) if isinstance(x, (list, tuple)) else x
         if self.input_size is None:
             if len(x.shape) != 2:
                 raise ValueError(f"tokens must be (T, B), not {tuple(x.shape)}")
@@ -184,7 +186,7 @@ class CIFGModel:
             return []
         if seed is None:
             self._masks_drawn += 1
-            seed = (self._masks_drawn,)
+            seed = (self._seed, self._masks_drawn)
         return [
             self.ops.dropout_mask((T, B, H), rate, self.config.dtype, (*seed, k))
             for k in range(self.config.num_layers - 1)
@@ -193,6 +195,9 @@ class CIFGModel:
     def _run(self, rows: Array, T: int, B: int, state: State | None, masks: Sequence[Array]) -> StackTape:
         if state is None:
             state = self.zero_state(B)
+        expected = (self.config.num_layers, B, self.config.hidden_size)
+        if any(tuple(part.shape) != expected for part in state):
+            raise ValueError(f"the state's h and c must be {expected}, not {[tuple(p.shape) for p in state]}")
         state = State(*(self.ops.asarray(part) for part in state))
         project = inputs.project_tokens if self.input_size is None else inputs.project_features
         wx = self.ops.xp.reshape(

@@ -43,10 +43,10 @@ def parameter_shapes(config: ModelConfig, output_size: int, input_size: int | No
 class ParameterBuffer(Mapping[str, Array]):
     """A mapping of names to views of one flat array; write through the views or through `flat`."""
 
-    def __init__(self, ops: Ops, shapes: Shapes, dtype: str, flat: Array | None = None) -> None:
+    def __init__(self, ops: Ops, shapes: Shapes, dtype: str) -> None:
         self.shapes = shapes
         sizes = [math.prod(shape) for shape in shapes.values()]
-        self.flat = ops.empty((sum(sizes),), getattr(ops.xp, dtype)) if flat is None else flat
+        self.flat = ops.empty((sum(sizes),), getattr(ops.xp, dtype))
         self._views: dict[str, Array] = {}
         start = 0
         for (name, shape), size in zip(shapes.items(), sizes, strict=True):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ..backends import Ops, get_ops
 from ..config import Config, TrainingConfig
-from ..data import Corpus, fit_to
-from ..errors import CheckpointError, UsageError
+from ..data import EMBEDDED, Corpus, fit_to
+from ..errors import CheckpointError, DataError, UsageError
 from ..model import CIFGModel
-from ..run import Run, load
+from ..run import Run, load, read_environment
 from .directory import environment, new_directory, write_text
 from .progress import ConsoleReporter, Reporter
 from .trainer import Trainer
@@ -60,7 +60,9 @@ def prepare(
         config = replace(config, data=replace(config.data, data=corpus.name))
     else:
         # as an absolute path, so that the run can go on from any folder
-        named = str(Path(data).resolve()) if Path(data).is_file() else str(data)
+        named = str(data) if str(data) in EMBEDDED else str(Path(data).resolve())
+        if not named.isprintable():
+            raise DataError(f"the path {named!r} cannot be written to config.toml: rename the file")
         config = replace(config, data=replace(config.data, data=named))
         corpus = Corpus.load(config.data)
     fitted = fit_to(len(corpus.train), config.data)
@@ -83,7 +85,7 @@ def resume(
     directory: str | Path,
     limits: TrainingConfig | None = None,
     *,
-    backend: str | Ops = "auto",
+    backend: str | Ops | None = None,
     threads: int | None = None,
     reporter: Reporter | None = None,
     corpus: Corpus | None = None,
@@ -91,7 +93,8 @@ def resume(
     """A trainer at the last checkpoint of a run; `train()` on it goes on.
 
     limits   new values for max_time, max_steps and epochs, counted from the run's very start;
-             its other fields must be the defaults or those of the run
+             they take the place of the run's; its other fields must be the defaults or the run's
+    backend  and threads: those that the run was started with, unless given
     corpus   the text, for a run that was not started from a file or name
 
     Raises CheckpointError where there is no whole checkpoint, DataError where the text changed.
@@ -102,13 +105,18 @@ def resume(
     config = Config.from_toml(directory / "config.toml")
     if limits is not None:
         config = replace(config, training=_with_limits(config.training, limits))
+    started = read_environment(directory)
+    backend = backend if backend is not None else str(started.get("backend", "auto"))
+    threads = threads if threads is not None else started.get("threads")
     run = load(directory, get_ops(backend, threads), which="last")
-    corpus = corpus if corpus is not None else Corpus.load(config.data, run.tokenizer)
+    if corpus is None:  # skipping: new characters show in the text's hash
+        corpus = Corpus.load(config.data, run.tokenizer, "skip")
     trainer = Trainer(run.model, corpus, config, directory, reporter if reporter is not None else Reporter())
     trainer.restore()
     if trainer.progress() >= 1:
         raise UsageError(f"{directory} has reached its limits: give a larger max_time, max_steps or epochs")
-    write_text(directory / "config.toml", config.to_toml())
+    if limits is not None:
+        write_text(directory / "config.toml", config.to_toml())
     return trainer
 
 

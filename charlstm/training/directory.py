@@ -7,9 +7,8 @@ import json
 import os
 import platform
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,9 @@ def new_directory(out: Path | None, name: str) -> Path:
 
     Raises UsageError where `out` holds something already, CharLSTMError where it cannot be made.
     """
-    if out is None:
-        stem = Path(name).stem or "run"
-        out = next(d for n in range(1, sys.maxsize) if not (d := Path("runs") / f"{stem}-{n}").exists())
     try:
+        if out is None:
+            out = _first_free(Path("runs"), Path(name).stem or "run")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"{out} exists already: choose another --out, or go on with --resume {out}")
         (out / "samples").mkdir(parents=True, exist_ok=True)
@@ -40,11 +38,24 @@ def new_directory(out: Path | None, name: str) -> Path:
     return out
 
 
+def _first_free(parent: Path, stem: str) -> Path:
+    """Make the first of parent/stem-1, parent/stem-2, ... that is not there yet."""
+    parent.mkdir(exist_ok=True)
+    for n in count(1):
+        with contextlib.suppress(FileExistsError):
+            (parent / f"{stem}-{n}").mkdir()  # fails where another process was faster
+            break
+    return parent / f"{stem}-{n}"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file of the run, all of it or nothing; CharLSTMError where the disk refuses."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -109,10 +120,10 @@ def _git_commit() -> str | None:
 
 def plot_curves(directory: Path) -> Path | None:
     """Draw plots/loss.svg and .png from metrics.jsonl; None where matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
         return None
-    from matplotlib.figure import Figure
-
     lines = read_metrics(directory / "metrics.jsonl")
     train = [(line["tokens"] / 1e6, line["loss"]) for line in lines if "loss" in line]
     val = [(line["tokens"] / 1e6, line["val_loss"]) for line in lines if "val_loss" in line]

@@ -28,11 +28,18 @@ class Reporter:
         """Training is over."""
 
 
+class _Console(Console):
+    """A console whose reader may leave: training goes on in silence."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class ConsoleReporter(Reporter):
     """Prints notices, validations and samples on stderr, with a progress bar on a terminal."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = _Console(stderr=True, highlight=False, soft_wrap=True)
         self._train_loss = float("nan")
         self._speed = 0.0
         self._left = ""

@@ -52,7 +52,8 @@ class Trainer:
         self._validated_at = -1
         self._since: list[float] = []  # losses since the last line of metrics
         self._clock = time.perf_counter()
-        self._line_seconds, self._line_step = 0.0, 0  # when the last line of metrics was written
+        self._busy_seconds, self._busy_steps = 0.0, 0  # of training alone, since the last line of metrics
+        self._rate, self._norm = 0.0, 0.0  # of the last step
 
     # ---- the loop -----------------------------------------------------------------------
 
@@ -60,16 +61,17 @@ class Trainer:
     def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train until a limit is reached or `stop()` says so; True where a limit was reached.
 
-        Ends with a validation and a checkpoint. Raises DivergedError where the loss is no longer
-        a number; the checkpoints are then those from before.
+        Ends with a checkpoint, and where a limit was reached with a validation. Raises
+        DivergedError where the loss is no longer a number; the checkpoints are those from before.
         """
         self._clock = time.perf_counter() - self.seconds
         metrics = MetricsLog(self.directory / "metrics.jsonl", self.step)
-        self._line_seconds, self._line_step = self.seconds, self.step
         training = self.config.training
         try:
             while (done := self._tick()) < 1 and not stop():
-                self._train_step(done, metrics)
+                self._train_step(done)
+                if self.step % LOG_EVERY == 0:
+                    self._log(metrics)
                 if self.step % training.eval_every == 0:
                     self._validate_and_save(metrics)
                 if self.step % training.sample_every == 0:
@@ -107,8 +109,9 @@ class Trainer:
         """Tokens read so far."""
         return self.step * self.batches.batch_size * self.batches.seq_len
 
-    def _train_step(self, done: float, metrics: MetricsLog) -> None:
+    def _train_step(self, done: float) -> None:
         training, ops = self.config.training, self.model.ops
+        started = time.perf_counter()
         batch = self.batches[self.step]
         state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
         loss, gradients, self.state = self.model.loss_and_gradients(
@@ -117,40 +120,43 @@ class Trainer:
         norm = ops.global_norm(gradients.flat)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise self._diverged("gradient" if math.isfinite(loss) else "loss")
-        rate = learning_rate(training, self.step, done)
-        self._update(gradients, rate, min(1.0, training.clip_norm / norm) if norm > 0 else 1.0)
+        self._rate, self._norm = learning_rate(training, self.step, done), norm
+        self._update(gradients, min(1.0, training.clip_norm / norm) if norm > 0 else 1.0)
         self.step += 1
         self._since.append(loss)
-        if self.step % LOG_EVERY == 0 or self.step == training.max_steps:
-            self._log(metrics, rate, norm)
+        self._busy_seconds += time.perf_counter() - started
+        self._busy_steps += 1
 
-    def _update(self, gradients: Gradients, rate: float, scale: float) -> None:
+    def _update(self, gradients: Gradients, scale: float) -> None:
         self.model.ops.adam_update(
             self.model.parameters.flat, gradients.flat, self.m, self.v, step=self.step + 1,
-            learning_rate=rate, gradient_scale=scale, **ADAM,
+            learning_rate=self._rate, gradient_scale=scale, **ADAM,
         )  # fmt: skip
 
-    def _log(self, metrics: MetricsLog, rate: float, norm: float) -> None:
+    def _log(self, metrics: MetricsLog) -> None:
+        """A line of metrics that sums up the steps since the last one."""
         done = self._tick()
-        read = (self.step - self._line_step) * self.batches.batch_size * self.batches.seq_len
-        speed = read / max(self.seconds - self._line_seconds, 1e-9)
+        read = self._busy_steps * self.batches.batch_size * self.batches.seq_len
+        speed = read / max(self._busy_seconds, 1e-9)
         line = {
             "step": self.step,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "loss": sum(self._since) / len(self._since),
-            "learning_rate": rate,
-            "gradient_norm": norm,
+            "learning_rate": self._rate,
+            "gradient_norm": self._norm,
             "tokens_per_second": round(speed, 1),
         }
         self._since = []
-        self._line_seconds, self._line_step = self.seconds, self.step
+        self._busy_seconds, self._busy_steps = 0.0, 0
         metrics.write(**line)
         self.reporter.step(line, done)
 
     # ---- what happens now and then ------------------------------------------------------
 
     def _validate_and_save(self, metrics: MetricsLog) -> None:
+        if self._busy_steps:
+            self._log(metrics)
         figures = evaluate(self.model, self.corpus.val)
         self._validated_at = self.step
         if not math.isfinite(figures.loss):
@@ -161,11 +167,10 @@ class Trainer:
         self._tick()
         line = self._validation_line(figures)
         metrics.write(**line)
-        self.reporter.validated(line, best)
         if best:
             self._save("best")
         self._save("last")
-        self._line_seconds = time.perf_counter() - self._clock
+        self.reporter.validated(line, best)
 
     def _validation_line(self, figures: Evaluation) -> dict[str, Any]:
         return {
@@ -235,14 +240,21 @@ class Trainer:
         last = self.directory / "checkpoints" / "last"
         saved = checkpoint.load_training(last, self.model)
         record = saved.progress
+        asarray, to_numpy = self.model.ops.asarray, self.model.ops.to_numpy
         try:
-            if record["text_sha256"] != self.corpus.sha256:
-                raise DataError(f"{self.corpus.name} has changed since the run was started: it cannot go on")
             self.step, self.seconds = int(record["step"]), float(record["seconds"])
-            self.best_val_loss, self.best_step = record["best_val_loss"], record["best_step"]
-            self._since = list(record["losses_since_last_line"])
-            asarray = self.model.ops.asarray
-            self.m[...], self.v[...] = asarray(saved.optimizer["adam.m"]), asarray(saved.optimizer["adam.v"])
-            self.state = State(asarray(saved.carried["state.h"]), asarray(saved.carried["state.c"]))
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{last / 'training.json'} is not complete: {error!r}") from None
+            best = record["best_val_loss"]
+            self.best_val_loss = None if best is None else float(best)
+            self.best_step = int(record["best_step"])
+            self._since = [float(loss) for loss in record["losses_since_last_line"]]
+            text = record["text_sha256"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{last / 'training.json'} is damaged: {error!r}") from None
+        if self.config.model != self.model.config:
+            raise CheckpointError(f"{last} is of another model than config.toml describes")
+        if text != self.corpus.sha256:
+            raise DataError(f"{self.corpus.name} has changed since the run was started: it cannot go on")
+        if saved.carried["state.h"].shape != to_numpy(self.state.h).shape:
+            raise CheckpointError(f"{last}: the carried state is of another batch size than config.toml's")
+        self.m[...], self.v[...] = asarray(saved.optimizer["adam.m"]), asarray(saved.optimizer["adam.v"])
+        self.state = State(asarray(saved.carried["state.h"]), asarray(saved.carried["state.c"]))
