@@ -28,6 +28,12 @@ def _positive(config: Any, *names: str) -> None:
             raise UsageError(f"{name} must be greater than 0 and finite, not {value}")
 
 
+def _check_types(config: Any) -> None:
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if not _fits(getattr(config, name), hint):
+            raise UsageError(f"{name} cannot be {getattr(config, name)!r}")
+
+
 def _not_negative(config: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(config, name) < math.inf:
@@ -63,6 +69,7 @@ class ModelConfig:
     """What everything is computed in."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _positive(self, "hidden_size", "num_layers", "embedding_size")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout must be at least 0 and less than 1, not {self.dropout}")
@@ -86,6 +93,7 @@ class DataConfig:
     """Tokens of each stream in one training step (T)."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if not self.data:
             raise UsageError("data must name a text file or a corpus")
         _positive(self, "batch_size", "seq_len")
@@ -121,6 +129,7 @@ class TrainingConfig:
     """Seed of weights and dropout."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _positive(self, "learning_rate", "clip_norm", "max_steps", "epochs", "eval_every", "sample_every")
         _not_negative(self, "warmup_steps", "sample_threshold", "seed")
         if self.schedule not in ("cosine", "constant"):
@@ -148,6 +157,7 @@ class SamplingConfig:
     """Seed of the draws: the same seed gives the same text."""
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _not_negative(self, "length", "temperature", "seed")
 
 

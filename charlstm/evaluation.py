@@ -48,11 +48,12 @@ class Evaluation:
 
 
 def evaluate(model: CIFGModel, tokens: np.ndarray, streams: int = STREAMS) -> Evaluation:
-    """Predict every token but the first from all that precede it; tokens (N,), N at least 2.
+    """Predict every token but the first from those that precede it; tokens (N,), N at least 2.
 
-    The state is carried through the text. To use the machine's width the text is cut into up to
-    `streams` pieces; each is preceded by 128 tokens that are read but not counted, so that its
-    state has been carried too, and each token is counted once. One stream reads it in one go.
+    The state is carried. To use the machine's width the text is cut into up to `streams` pieces,
+    read side by side; each is preceded by 128 tokens that are read but not counted, so that it
+    starts with a carried state, and each token is counted once. With streams=1 the text is read
+    in one go, from the very first token on.
     """
     N = len(tokens) - 1
     if N < 1:

@@ -13,7 +13,7 @@ from . import checkpoint
 from .backends import Ops
 from .config import Config, DataConfig, SamplingConfig
 from .data import CharacterTokenizer, Corpus, OnUnknown
-from .errors import CheckpointError, DataError
+from .errors import CheckpointError, DataError, UsageError
 from .evaluation import Evaluation, evaluate
 from .generation import generate
 from .model import CIFGModel
@@ -75,6 +75,8 @@ class Run:
         )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
+        if split not in ("train", "val", "all"):
+            raise UsageError(f"split must be train, val or all, not {split!r}")
         if split == "all":
             return evaluate(self.model, np.concatenate((corpus.train, corpus.val)))
         return evaluate(self.model, corpus.val if split == "val" else corpus.train)
@@ -134,8 +136,11 @@ def load(
     cannot run here.
     """
     directory = Path(directory)
+    if which not in ("best", "last"):
+        raise UsageError(f"which must be best or last, not {which!r}")
     if not directory.is_dir():
-        raise CheckpointError(f"no run directory at {directory}")
+        what = "it is a file" if directory.is_file() else "there is nothing"
+        raise CheckpointError(f"no run directory at {directory}: {what}")
     source = directory
     if not (directory / "model.safetensors").is_file():
         if not (directory / "checkpoints").is_dir():

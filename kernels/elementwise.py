@@ -1,7 +1,7 @@
 """tanh, sigmoid and exp that LLVM turns into vector instructions, for float32 and float64.
 
-Calls of the C library's functions keep a loop scalar, at 11 ns or more per LSTM unit. These are
-polynomials, a division and selects. Inputs are never clipped in a way that hides a NaN: each
+Calls of the C library's functions keep a loop scalar. These are polynomials, a division and
+selects. Inputs are never clipped in a way that hides a NaN: each
 comparison is written so that a NaN passes through.
 
 Numba resolves `tanh`, `sigmoid` and `exp` by the argument's type; in Python they are not callable.

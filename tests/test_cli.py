@@ -99,10 +99,23 @@ def test_train_json(tmp_path: Path, text: Path) -> None:
     assert len(result["sample"]) == 300
 
 
+def test_addresses_are_not_files(tmp_path: Path) -> None:
+    done = charlstm_command("train", "--data", "https://example.com/a.txt", "--out", tmp_path / "run")
+    assert_fails(done, 3, "address on the web", "download")
+
+
+def test_a_prompt_may_begin_with_a_dash(small_run: charlstm.Run) -> None:
+    done = charlstm_command(
+        "generate", small_run.directory, "--prompt", "- The", "--length", 5, "--on-unknown", "skip"
+    )
+    assert done.stdout.startswith("- The"), done.stderr
+
+
 def test_the_embedded_corpus_and_its_floor(tmp_path: Path) -> None:
     done = charlstm_command("train", "--max-steps", 3, *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"above the {coffee.entropy_per_character():.4f}" in done.stderr
+    assert f"above {coffee.entropy_per_character():.4f}, the entropy" in done.stderr
+    assert (tmp_path / "runs" / "coffee-1" / "samples" / "best.txt").read_text() == done.stdout[:-1]
     assert (tmp_path / "runs" / "coffee-1" / "config.toml").is_file()
     charlstm_command("train", "--max-steps", 3, *TINY, cwd=tmp_path)
     assert (tmp_path / "runs" / "coffee-2").is_dir()
@@ -150,6 +163,7 @@ def test_help_shows_examples_before_options(command: tuple[str, ...]) -> None:
     ("content", "parts"),
     [
         (None, ("no such file", "coffee")),
+        ("café".encode("utf-16"), ("not utf-8 text", "--encoding utf-16")),
         (b"", ("is empty",)),
         (b"a", ("no character but 'a'",)),
         (b"aaaaaaaaaaaaaaaa", ("no character but 'a'",)),
@@ -270,13 +284,14 @@ def test_output_directories(tmp_path: Path, text: Path) -> None:
     taken.mkdir()
     (taken / "thesis.txt").write_text("mine")
     train = ("train", "--data", text, "--max-steps", 2, *TINY)
-    assert_fails(charlstm_command(*train, "--out", taken), 2, "exists already", f"--resume {taken}")
+    assert_fails(charlstm_command(*train, "--out", taken), 2, "exists already: choose another --out")
     assert_fails(charlstm_command(*train, "--out", text), 2, "exists already")
     assert_fails(charlstm_command(*train, "--out", text / "below"), 1, "cannot be made")
     assert_fails(charlstm_command(*train, "--out", "/proc/charlstm"), 1, "cannot be made")
     assert sorted(p.name for p in taken.iterdir()) == ["thesis.txt"]
     taken.joinpath("thesis.txt").unlink()
     assert charlstm_command(*train, "--out", taken).returncode == 0  # empty: may be used
+    assert_fails(charlstm_command(*train, "--out", taken), 2, "exists already", f"--resume {taken}")
 
 
 def test_a_disk_that_fills_up_while_training(tmp_path: Path, text: Path) -> None:
@@ -375,7 +390,7 @@ def test_signals_save_and_tell_how_to_go_on(tmp_path: Path, text: Path, number: 
         "--max-time",
         "5m",
     ]
-    command += [*TINY, "--eval-every", "10"]
+    command += [*TINY, "--eval-every", "10", "--quiet", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (run / "checkpoints" / "last").exists() and time.monotonic() < deadline:
@@ -383,7 +398,8 @@ def test_signals_save_and_tell_how_to_go_on(tmp_path: Path, text: Path, number: 
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == status
-    assert stdout == ""
+    result = json.loads(stdout)
+    assert not result["finished"]
     assert "Traceback" not in stderr
     assert f"charlstm train --resume {run}" in stderr
     stopped = json.loads((run / "checkpoints" / "last" / "training.json").read_text())["step"]

@@ -94,15 +94,15 @@ def test_segment_sum(kernels: tuple[ctypes.CDLL, str], rng: np.random.Generator)
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100", "sm_120"])
 def test_nvrtc_compiles_the_source(architecture: str, dtype: str) -> None:
-    pytest.importorskip("cupy", reason="CuPy is not installed")
+    pytest.importorskip("cupy", reason="CuPy, and with it nvrtc, is not installed")
     from cupy_backends.cuda.libs import nvrtc
 
     try:
         version = nvrtc.getVersion()
     except Exception as error:
-        pytest.skip(f"NVRTC cannot be loaded: {error}")
+        pytest.skip(f"nvrtc cannot be loaded: {error}")
     if architecture in ("sm_100", "sm_120") and version < (12, 8):
-        pytest.skip(f"NVRTC {version} does not know {architecture}")
+        pytest.skip(f"nvrtc {version} does not know {architecture}")
     real = {"float32": "float", "float64": "double"}[dtype]
     program = nvrtc.createProgram(cuda_source(), "gates.cu", (), ())
     try:

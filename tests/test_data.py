@@ -159,7 +159,7 @@ def test_text_is_read_as_it_stands(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "encoding", "problem"),
     [
-        (b"\xff\xfe\x00abc", "utf-8", "--encoding latin-1"),
+        (b"\x80\x81\x00abc", "utf-8", "--encoding latin-1"),
         (b"abc", "klingon", "unknown encoding 'klingon'"),
         ("abc".encode("utf-16-le"), "utf-8", "NUL characters.*--encoding utf-16"),
         (b"a", "undefined", "is not undefined text"),

@@ -57,6 +57,13 @@ def test_splits_and_other_texts(small_run: charlstm.Run, tmp_path) -> None:  # t
     assert small_run.evaluate(other, split="all", on_unknown="skip").tokens == 40 * 18 - 1
 
 
+def test_names_that_are_none(small_run: charlstm.Run) -> None:
+    with pytest.raises(charlstm.UsageError, match="split must be"):
+        small_run.evaluate(split="test")  # type: ignore[arg-type]
+    with pytest.raises(charlstm.UsageError, match="which must be"):
+        charlstm.load(small_run.directory, which="first")  # type: ignore[arg-type]
+
+
 def test_a_corpus_of_another_vocabulary_is_refused(small_run: charlstm.Run) -> None:
     with pytest.raises(DataError, match="another vocabulary"):
         small_run.evaluate(Corpus.from_text("abab" * 10))

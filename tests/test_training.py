@@ -20,7 +20,7 @@ from charlstm import Config, DataConfig, ModelConfig, TrainingConfig
 from charlstm.backends import Ops
 from charlstm.data import Corpus, StreamBatches, coffee
 from charlstm.model import CIFGModel
-from charlstm.training import Reporter, prepare, resume
+from charlstm.training import Reporter, prepare, reopen
 from charlstm.training.schedule import learning_rate
 from charlstm.training.trainer import Trainer
 
@@ -112,7 +112,7 @@ def test_shards_repeat_to_the_byte_and_go_on_exactly(tmp_path: Path) -> None:
         charlstm.train("coffee", config, out=tmp_path / name, backend="numba", threads=2, quiet=True)
     cut = prepare("coffee", config, tmp_path / "cut", "numba", 2, Reporter())
     assert not cut.train(stop=lambda: cut.step >= 5)
-    assert resume(tmp_path / "cut").train()
+    assert reopen(tmp_path / "cut").train()
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b") == files_of(tmp_path / "cut")
 
 
@@ -144,7 +144,7 @@ def test_resuming_is_exact(tmp_path: Path, small_config: Config, backend: str, s
     charlstm.train("coffee", config, out=tmp_path / "whole", backend=backend, quiet=True)
     first = prepare("coffee", config, tmp_path / "cut", backend, None, Reporter())
     assert not first.train(stop=lambda: first.step >= stop_after)
-    second = resume(tmp_path / "cut", backend=backend)
+    second = reopen(tmp_path / "cut", backend=backend)
     assert second.step == stop_after
     assert second.train()
     for which in ("best", "last"):
@@ -163,10 +163,10 @@ def test_resuming_is_exact(tmp_path: Path, small_config: Config, backend: str, s
 def test_resuming_with_more_steps(tmp_path: Path, small_config: Config) -> None:
     charlstm.train("coffee", small_config, out=tmp_path / "run", backend="numpy", quiet=True)
     with pytest.raises(charlstm.UsageError, match="has reached its limits"):
-        resume(tmp_path / "run")
+        reopen(tmp_path / "run")
     with pytest.raises(charlstm.UsageError, match="learning_rate belongs to the run"):
-        resume(tmp_path / "run", TrainingConfig(max_steps=80, learning_rate=0.1))
-    trainer = resume(tmp_path / "run", TrainingConfig(max_steps=80))
+        reopen(tmp_path / "run", TrainingConfig(max_steps=80, learning_rate=0.1))
+    trainer = reopen(tmp_path / "run", TrainingConfig(max_steps=80))
     assert trainer.train()
     assert trainer.step == 80
     assert Config.from_toml(tmp_path / "run" / "config.toml").training.max_steps == 80
@@ -178,7 +178,7 @@ def test_resuming_on_changed_text_is_refused(tmp_path: Path, small_config: Confi
     charlstm.train(text, small_config, out=tmp_path / "run", backend="numpy", quiet=True)
     text.write_text(coffee.text(5000).replace("Anna", "Nana"))
     with pytest.raises(charlstm.DataError, match="has changed since"):
-        resume(tmp_path / "run", TrainingConfig(max_steps=80))
+        reopen(tmp_path / "run", TrainingConfig(max_steps=80))
     with pytest.raises(charlstm.DataError, match="has changed since"):
         charlstm.load(tmp_path / "run").evaluate()
 
@@ -238,7 +238,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_best(tmp_path: Path, small
         trainer.train()
     run = charlstm.load(tmp_path / "run", "numpy")
     assert np.isfinite(run.model.parameters.flat).all()
-    assert resume(tmp_path / "run").step == 20
+    assert reopen(tmp_path / "run").step == 20
 
 
 def test_learning_rates() -> None:
@@ -291,10 +291,52 @@ def test_training_starts_again_where_a_kill_stopped_it(tmp_path: Path) -> None:
         time.sleep(delay)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        step = resume(tmp_path / "run").step
+        step = reopen(tmp_path / "run").step
         assert step > reached
         reached = step
         command[4:] = ["--resume", str(tmp_path / "run")]
+
+
+INTERRUPTED = """
+import os, signal, sys
+import charlstm
+from charlstm.training.trainer import Trainer
+
+step = Trainer._train_step
+def interrupted(self, done):
+    step(self, done)
+    if self.step == 7:
+        os.kill(os.getpid(), signal.SIGINT)
+Trainer._train_step = interrupted
+config = charlstm.Config(charlstm.ModelConfig(8, 1), training=charlstm.TrainingConfig(max_steps=1000))
+try:
+    charlstm.train("coffee", config, out=sys.argv[1], backend="numpy", quiet=True)
+except KeyboardInterrupt as error:
+    print(error)
+limits = charlstm.TrainingConfig(max_steps=9)
+print(charlstm.resume(sys.argv[1], limits, quiet=True).metrics[-2]["step"])
+"""
+
+
+def test_an_interrupt_of_the_library_saves(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == [f"saved at step 7: charlstm.resume('{tmp_path / 'run'}')", "9"]
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: TrainingConfig(max_time=300), "max_time cannot be 300"),  # type: ignore[arg-type]
+        (lambda: TrainingConfig(max_steps=2.5), "max_steps"),  # type: ignore[arg-type]
+        (lambda: ModelConfig(hidden_size=64.0), "hidden_size"),  # type: ignore[arg-type]
+        (lambda: ModelConfig(hidden_size=True), "hidden_size"),
+        (lambda: charlstm.train("coffee", TrainingConfig()), "must be a charlstm.Config"),  # type: ignore[arg-type]
+    ],
+)
+def test_options_of_the_wrong_type(make, problem: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(charlstm.UsageError, match=problem):
+        make()
 
 
 def saved_step(record: Path) -> int:

@@ -1,7 +1,7 @@
 """Host memory that is used again: large arrays from blocks that finished arrays gave back.
 
 A training step asks for the same 20 MB arrays every time. Fresh from the operating system each
-of them costs a page fault per 4 KB, about a tenth of a step. A block goes back to the pool when
+of them costs a page fault per 4 KB. A block goes back to the pool when
 the last view of its array is gone, so that a live tape owns its arrays.
 """
 

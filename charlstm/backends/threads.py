@@ -1,8 +1,9 @@
 """One pool of threads for everything: work cut into shards, BLAS held to one thread in each.
 
 Two pools that wait for the same cores slow each other down: after a single product on two threads,
-OpenBLAS's second thread keeps its core busy waiting for more work, and a training step takes half
-as long again. So no product of this backend may run outside of `ShardPool.run`, however small.
+OpenBLAS's second thread keeps its core busy waiting for more work, and a training step takes 1.4
+times as long (benchmarks/RESULTS.md). So no product of the Numba backend may run outside of
+`ShardPool.run`, however small.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _one_line(error: CycloptsError) -> str:
     cause = error.__cause__
     text = str(cause) if isinstance(cause, CharLSTMError) else str(error)
-    return " ".join(text.split()) + " (charlstm --help lists the options)"
+    return " ".join(text.split()) + " (--help lists the options)"
 
 
 def _fail(message: str, status: int) -> int:

@@ -19,7 +19,7 @@ def generate(
     run: Path,
     /,
     *,
-    prompt: str = "",
+    prompt: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
     sampling: Annotated[SamplingConfig | None, Parameter(name="*")] = None,
     on_unknown: Unknown = "error",
     which: Which = "best",

@@ -83,6 +83,8 @@ class Corpus:
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
     """A file's text as it stands, line ends included, without a byte order mark."""
+    if "://" in str(path) or ":/" in str(path)[:9]:
+        raise DataError(f"{path} looks like an address on the web: download the file and name it")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -96,9 +98,9 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise DataError(f"unknown encoding {encoding!r}: try utf-8 or latin-1") from None
     except (UnicodeError, ValueError) as error:
         where = f"byte {error.start}: {error.reason}" if isinstance(error, UnicodeDecodeError) else error
+        known = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1, which takes any bytes"
         raise DataError(
-            f"{path} is not {encoding} text ({where}): "
-            f"name its encoding, such as --encoding latin-1, which takes any bytes"
+            f"{path} is not {encoding} text ({where}): name its encoding, such as --encoding {known}"
         ) from None
     if "\0" in text and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         raise DataError(

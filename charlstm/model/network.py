@@ -74,6 +74,13 @@ class CIFGModel:
         for name, value in initial_values(self.shapes, self.config.hidden_size, seed):
             self.parameters[name][...] = self.ops.asarray(value, self.config.dtype)
 
+    def __repr__(self) -> str:
+        reads = "tokens" if self.input_size is None else f"vectors of {self.input_size}"
+        return (
+            f"<{type(self).__name__}: {reads}, {self.config.num_layers} layers of {self.config.hidden_size}, "
+            f"{self.output_size} outputs, {self.num_parameters:,} parameters, {self.config.dtype} on {self.ops.name}>"
+        )
+
     @property
     def num_parameters(self) -> int:
         return int(self.parameters.flat.shape[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from ..model import CIFGModel
 from ..run import Run, load, read_environment
 from .directory import environment, new_directory, write_text
 from .progress import ConsoleReporter, Reporter
+from .signals import StopSignals
 from .trainer import Trainer
 
-__all__ = ["ConsoleReporter", "Reporter", "Trainer", "prepare", "resume", "train"]
+__all__ = ["ConsoleReporter", "Reporter", "StopSignals", "Trainer", "prepare", "reopen", "resume", "train"]
 
 
 def train(
@@ -36,12 +38,41 @@ def train(
     out      the run directory to make; None: the first free runs/NAME-N
     quiet    print no progress on stderr
 
+    Ctrl-C finishes the step and saves, then raises KeyboardInterrupt; `resume` goes on.
     Raises UsageError, DataError, BackendError, DivergedError or CheckpointError; each says what
     to do about it.
     """
     config = config if config is not None else Config()
-    trainer = prepare(data, config, out, backend, threads, Reporter() if quiet else ConsoleReporter())
-    trainer.train()
+    if not isinstance(config, Config):
+        raise UsageError(f"config must be a charlstm.Config, not a {type(config).__name__}")
+    reporter = Reporter() if quiet else ConsoleReporter()
+    return _finish(prepare(data, config, out, backend, threads, reporter))
+
+
+def resume(
+    directory: str | Path,
+    limits: TrainingConfig | None = None,
+    *,
+    backend: str | Ops | None = None,
+    threads: int | None = None,
+    quiet: bool = False,
+    corpus: Corpus | None = None,
+) -> Run:
+    """Go on with a run from its last checkpoint and return it, with its best checkpoint loaded.
+
+    The arguments and errors are those of `reopen`.
+    """
+    reporter = Reporter() if quiet else ConsoleReporter()
+    return _finish(
+        reopen(directory, limits, backend=backend, threads=threads, reporter=reporter, corpus=corpus)
+    )
+
+
+def _finish(trainer: Trainer) -> Run:
+    with StopSignals(trainer.reporter) as stop:
+        trainer.train(stop)
+    if stop.status:
+        raise KeyboardInterrupt(f"saved at step {trainer.step}: charlstm.resume({str(trainer.directory)!r})")
     return load(trainer.directory, trainer.model.ops)
 
 
@@ -60,7 +91,8 @@ def prepare(
         config = replace(config, data=replace(config.data, data=corpus.name))
     else:
         # as an absolute path, so that the run can go on from any folder
-        named = str(data) if str(data) in EMBEDDED else str(Path(data).resolve())
+        is_file = str(data) not in EMBEDDED and os.path.exists(data)
+        named = str(Path(data).resolve()) if is_file else str(data)
         if not named.isprintable():
             raise DataError(f"the path {named!r} cannot be written to config.toml: rename the file")
         config = replace(config, data=replace(config.data, data=named))
@@ -81,7 +113,7 @@ def prepare(
     return Trainer(model, corpus, config, directory, reporter)
 
 
-def resume(
+def reopen(
     directory: str | Path,
     limits: TrainingConfig | None = None,
     *,
@@ -114,7 +146,10 @@ def resume(
     trainer = Trainer(run.model, corpus, config, directory, reporter if reporter is not None else Reporter())
     trainer.restore()
     if trainer.progress() >= 1:
-        raise UsageError(f"{directory} has reached its limits: give a larger max_time, max_steps or epochs")
+        raise UsageError(
+            f"{directory} has reached its limits after {trainer.step:,} steps and {trainer.seconds:.0f} s: "
+            f"give a larger max_time, max_steps or epochs, counted from its very start"
+        )
     if limits is not None:
         write_text(directory / "config.toml", config.to_toml())
     return trainer

@@ -31,7 +31,9 @@ def new_directory(out: Path | None, name: str) -> Path:
         if out is None:
             out = _first_free(Path("runs"), Path(name).stem or "run")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"{out} exists already: choose another --out, or go on with --resume {out}")
+            resumable = (out / "checkpoints").is_dir()
+            advice = f", or go on with --resume {out}" if resumable else ""
+            raise UsageError(f"{out} exists already: choose another --out{advice}")
         (out / "samples").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CharLSTMError(f"{out} cannot be made: {error.strerror or error}") from None

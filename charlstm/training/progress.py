@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 from rich.console import Console
@@ -15,8 +16,11 @@ class Reporter:
     def notice(self, text: str) -> None:
         """Something that the user should know before or while it happens."""
 
+    def advanced(self, step: int, done: float) -> None:
+        """After so many steps, `done` (0 to 1) of the training is over."""
+
     def step(self, line: dict[str, Any], done: float) -> None:
-        """A line of metrics, `done` (0 to 1) of the training being over."""
+        """A line of metrics that sums up the last steps."""
 
     def validated(self, line: dict[str, Any], best: bool) -> None:
         """A validation, and whether it is the best so far."""
@@ -52,24 +56,24 @@ class ConsoleReporter(Reporter):
     def step(self, line: dict[str, Any], done: float) -> None:
         self._train_loss, self._speed = line["loss"], line["tokens_per_second"]
         self._left = _clock(line["seconds"] / done * (1 - done)) if done > 0 else "?"
+
+    def advanced(self, step: int, done: float) -> None:
         if not self.console.is_terminal:
             return
         if self._progress is None:
-            columns = (BarColumn(bar_width=30), TextColumn("{task.description}"))
+            columns = (BarColumn(bar_width=20), TextColumn("{task.description}"))
             self._progress = Progress(*columns, console=self.console, transient=True)
             self._progress.start()
-            self._task = self._progress.add_task("", total=1.0)
-        self._progress.update(
-            self._task,
-            completed=min(done, 1.0),
-            description=f"step {line['step']:,}  loss {in_nats(self._train_loss)}  "
-            f"{self._speed:,.0f} tokens/s  {self._left} left",
-        )
+            self._task = self._progress.add_task("first steps", total=1.0)
+        what = f"step {step:,}"
+        if self._left:
+            what += f"  loss {in_nats(self._train_loss)}  {self._speed:,.0f} tokens/s  {self._left} left"
+        self._progress.update(self._task, completed=min(done, 1.0), description=what)
 
     def validated(self, line: dict[str, Any], best: bool) -> None:
         self.notice(
-            f"step {line['step']:>6,}  {_clock(line['seconds']):>6}  train {in_nats(self._train_loss)}  "
-            f"val {in_nats(line['val_loss'])}{' *' if best else '  '}  {self._speed:>7,.0f} tokens/s  "
+            f"step {line['step']:>6,} {_clock(line['seconds']):>6}  train {in_nats(self._train_loss)}  "
+            f"val {in_nats(line['val_loss'])} {'best' if best else '    '} {self._speed:>7,.0f} tokens/s  "
             f"{self._left} left"
         )
 
@@ -89,8 +93,10 @@ def in_nats(loss: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with its control characters, other than line feeds and tabs, made visible."""
-    return "".join(s if s.isprintable() or s in "\n\t" else "\N{REPLACEMENT CHARACTER}" for s in text)
+    """Text that a terminal can be given: control characters, but for line ends and tabs, replaced."""
+    text = text.replace("\r\n", "\n")
+    shown = (s in "\n\t" or unicodedata.category(s) not in ("Cc", "Cs", "Cn") for s in text)
+    return "".join(s if show else "\N{REPLACEMENT CHARACTER}" for s, show in zip(text, shown, strict=True))
 
 
 def _clock(seconds: float) -> str:

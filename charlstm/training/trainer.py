@@ -64,12 +64,15 @@ class Trainer:
         Ends with a checkpoint, and where a limit was reached with a validation. Raises
         DivergedError where the loss is no longer a number; the checkpoints are those from before.
         """
+        self.reporter.notice(self.describe())
         self._clock = time.perf_counter() - self.seconds
         metrics = MetricsLog(self.directory / "metrics.jsonl", self.step)
         training = self.config.training
         try:
+            self.reporter.advanced(self.step, self.progress())
             while (done := self._tick()) < 1 and not stop():
                 self._train_step(done)
+                self.reporter.advanced(self.step, done)
                 if self.step % LOG_EVERY == 0:
                     self._log(metrics)
                 if self.step % training.eval_every == 0:
@@ -98,6 +101,17 @@ class Trainer:
         if training.max_seconds is not None:
             parts.append(self.seconds / training.max_seconds)
         return min(1.0, max(parts))
+
+    def describe(self) -> str:
+        """The text and the model, in two lines."""
+        model, corpus, data = self.model, self.corpus, self.config.data
+        return (
+            f"{corpus.name}: {len(corpus.train):,} characters train, {len(corpus.val):,} validate, "
+            f"{len(corpus.tokenizer)} distinct\n"
+            f"{model.num_parameters:,} parameters: {model.config.num_layers} layers of "
+            f"{model.config.hidden_size}, batches of {data.batch_size} x {data.seq_len}, "
+            f"{model.ops.name} on {model.ops.threads()} threads"
+        )
 
     def _tick(self) -> float:
         """`progress`, by the clock as it stands now."""
