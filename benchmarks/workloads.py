@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from charlstm import LanguageModel, SamplingConfig
+from charlstm.backends import AdamStep
 from charlstm.data import CharacterTokenizer
 from charlstm.generation import generate
 
 VOCABULARY = 65
 GENERATED = 200  # characters in one timed call
-ADAM = {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 TOKENIZER = CharacterTokenizer(chr(33 + k) for k in range(VOCABULARY))
 
 
@@ -61,7 +61,7 @@ def charlstm_train_step(shape: Shape, backend: str) -> Callable[[], None]:
         step += 1
         _, gradients, state = model.loss_and_gradients(x, y, state)
         scale = min(1.0, 1.0 / ops.global_norm(gradients.flat))
-        ops.adam_update(flat, gradients.flat, m, v, step=step, gradient_scale=scale, **ADAM)
+        ops.adam_update(flat, gradients.flat, m, v, AdamStep(step, 1e-3, scale))
         ops.synchronize()
 
     return run

@@ -82,7 +82,7 @@ def load(
     tokenizer is not the one that the weights were trained with.
     """
     directory = locate(directory)
-    config = _read_json(directory / "config.json")
+    config = read_json(directory / "config.json")
     if config.get("model_type") != "charlstm":
         raise CheckpointError(f"{directory / 'config.json'} does not describe a charlstm model")
     if config.get("format") != FORMAT:
@@ -116,7 +116,7 @@ def load_training(directory: Path, model: CIFGModel) -> TrainingState:
     """What `save` was given beside the model; CheckpointError where it is not all there."""
     directory = locate(directory)
     path = directory / "training.safetensors"
-    progress = _read_json(directory / "training.json")
+    progress = read_json(directory / "training.json")
     arrays = _unpacked(path)
     flat: Shapes = {"adam.m": (model.num_parameters,), "adam.v": (model.num_parameters,)}
     optimizer = {name: arrays.pop(name) for name in flat if name in arrays}
@@ -213,7 +213,8 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; CheckpointError where it is missing or is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

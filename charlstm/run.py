@@ -109,21 +109,9 @@ class Run:
     def trained_on(self) -> str:
         """SHA-256 of the text that the run was trained on."""
         try:
-            return str(read_environment(self.directory)["text"]["sha256"])
+            return str(checkpoint.read_json(self.directory / "env.json")["text"]["sha256"])
         except (KeyError, TypeError):
             raise CheckpointError(f"{self.directory / 'env.json'} does not name the run's text") from None
-
-
-def read_environment(directory: Path) -> dict[str, Any]:
-    """env.json: what the run was started on; CheckpointError where it is missing or damaged."""
-    path = directory / "env.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
-    return content
 
 
 def load(

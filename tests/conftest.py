@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,10 @@ import pytest
 
 import charlstm
 from charlstm.backends import Ops, get_ops, unavailable
+from charlstm.data import coffee
 
+# a model for tests of the command line
+TINY = ["--hidden-size", "12", "--batch-size", "4", "--seq-len", "16", "--backend", "numpy"]
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -64,3 +69,29 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, small_config: charlstm.C
     """A run of a few steps, for tests that only read it."""
     out = tmp_path_factory.mktemp("runs") / "small"
     return charlstm.train("coffee", small_config, out=out, backend="numpy", quiet=True)
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(coffee.text(3000))
+    return path
+
+
+def charlstm_command(*arguments: object, **keywords: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "charlstm", *map(str, arguments)]
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, **keywords
+    )
+
+
+def assert_fails(done: subprocess.CompletedProcess[str], status: int, *parts: str) -> None:
+    """The status, nothing on stdout, no traceback, and a last line that says all of `parts`."""
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("charlstm: ")
+    for part in parts:
+        assert part in last

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from charlstm.backends import BACKENDS, CIFGTape, Ops
+from charlstm.backends import BACKENDS, AdamStep, CIFGTape, Ops
 from charlstm.verification import directional_error
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
@@ -298,10 +298,7 @@ def test_adam_is_the_published_algorithm(ops: Ops, dtype: str, n: int, rng: np.r
         m = 0.9 * m + 0.1 * scaled
         v = 0.999 * v + 0.001 * scaled**2
         theta -= 0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
-        ops.adam_update(
-            device[0], ops.asarray(gradient), device[1], device[2], step=step, learning_rate=0.01,
-            gradient_scale=0.5, beta1=0.9, beta2=0.999, epsilon=1e-8,
-        )  # fmt: skip
+        ops.adam_update(device[0], ops.asarray(gradient), device[1], device[2], AdamStep(step, 0.01, 0.5))
     assert_allclose(ops.to_numpy(device[0]), theta, rtol=0, atol=TOLERANCE[dtype])
 
 
@@ -315,10 +312,7 @@ def test_adam_agrees_with_pytorch(ops: Ops, rng: np.random.Generator) -> None:
         gradient = rng.standard_normal(50)
         peer.grad = torch.tensor(gradient)
         optimizer.step()
-        ops.adam_update(
-            device[0], ops.asarray(gradient), device[1], device[2], step=step, learning_rate=0.03,
-            gradient_scale=1.0, beta1=0.9, beta2=0.999, epsilon=1e-8,
-        )  # fmt: skip
+        ops.adam_update(device[0], ops.asarray(gradient), device[1], device[2], AdamStep(step, 0.03, 1.0))
     assert_allclose(ops.to_numpy(device[0]), peer.detach().numpy(), rtol=1e-12)
 
 

@@ -17,7 +17,7 @@ from conftest import make_ops
 
 import charlstm
 from charlstm import Config, DataConfig, ModelConfig, TrainingConfig
-from charlstm.backends import Ops
+from charlstm.backends import AdamStep, Ops
 from charlstm.data import Corpus, StreamBatches, coffee
 from charlstm.model import CIFGModel
 from charlstm.training import Reporter, prepare, reopen
@@ -40,9 +40,12 @@ def golden_losses(ops: Ops) -> list[float]:
         loss, gradients, state = model.loss_and_gradients(batches[step].x, batches[step].y, state)
         losses.append(loss)
         ops.adam_update(
-            model.parameters.flat, gradients.flat, m, v, step=step + 1, learning_rate=0.01,
-            gradient_scale=min(1.0, 0.5 / ops.global_norm(gradients.flat)), beta1=0.9, beta2=0.999, epsilon=1e-8,
-        )  # fmt: skip
+            model.parameters.flat,
+            gradients.flat,
+            m,
+            v,
+            AdamStep(step + 1, 0.01, min(1.0, 0.5 / ops.global_norm(gradients.flat))),
+        )
     return losses
 
 

@@ -6,19 +6,12 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import BackendError, UsageError
-from .ops import Array, CIFGTape, Ops, StepWeights, check_dtype, draw
+from .ops import AdamStep, Array, CIFGTape, Ops, StepWeights, check_dtype, draw
 
 __all__ = [
-    "BACKENDS",
-    "Array",
-    "CIFGTape",
-    "Ops",
-    "StepWeights",
-    "check_dtype",
-    "describe_backends",
-    "draw",
-    "get_ops",
-]
+    "BACKENDS", "AdamStep", "Array", "CIFGTape", "Ops", "StepWeights", "check_dtype", "describe_backends",
+    "draw", "get_ops", "unavailable",
+]  # fmt: skip
 
 BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}
 

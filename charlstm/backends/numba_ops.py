@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from ..kernels import cpu
 from .numpy_ops import NumPyOps
-from .ops import Array, CIFGTape, StepWeights, adam_rates, check_recurrence
+from .ops import AdamStep, Array, CIFGTape, StepWeights, check_recurrence
 from .threads import ShardPool
 
 SMALLEST_PRODUCT = 1 << 20  # multiply-adds; a smaller product is not worth a second thread
@@ -148,24 +148,9 @@ class NumbaOps(NumPyOps):
         sums = self._sums(lambda s, e: cpu.sum_of_squares(flat[s:e]), flat.shape[0], SMALLEST_LOOP)
         return math.sqrt(sums)
 
-    def adam_update(
-        self,
-        parameters: Array,
-        gradients: Array,
-        m: Array,
-        v: Array,
-        *,
-        step: int,
-        learning_rate: float,
-        gradient_scale: float,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-    ) -> None:
-        rate, root = adam_rates(step, learning_rate, beta1, beta2)
-        numbers: list[Any] = [
-            parameters.dtype.type(x) for x in (rate, root, gradient_scale, beta1, beta2, epsilon)
-        ]
+    def adam_update(self, parameters: Array, gradients: Array, m: Array, v: Array, adam: AdamStep) -> None:
+        scalars = (*adam.corrected(), adam.gradient_scale, adam.beta1, adam.beta2, adam.epsilon)
+        numbers = [parameters.dtype.type(x) for x in scalars]
         self._shards.run(
             lambda s, e: cpu.adam_update(parameters[s:e], gradients[s:e], m[s:e], v[s:e], *numbers),
             parameters.shape[0],

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from .ops import Array, Ops, adam_rates
+from .ops import AdamStep, Array, Ops
 from .pool import MemoryPool
 from .threads import THREADS_VARIABLE, thread_count
 
@@ -66,31 +66,18 @@ class NumPyOps(Ops):
         pieces = (flat[k : k + 65536].astype(np.float64) for k in range(0, flat.shape[0], 65536))
         return math.sqrt(sum(float(np.sum(piece * piece)) for piece in pieces))
 
-    def adam_update(
-        self,
-        parameters: Array,
-        gradients: Array,
-        m: Array,
-        v: Array,
-        *,
-        step: int,
-        learning_rate: float,
-        gradient_scale: float,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-    ) -> None:
-        rate, root = adam_rates(step, learning_rate, beta1, beta2)
-        scaled = gradients * gradient_scale
-        m *= beta1
-        m += (1 - beta1) * scaled
-        v *= beta2
+    def adam_update(self, parameters: Array, gradients: Array, m: Array, v: Array, adam: AdamStep) -> None:
+        rate, root = adam.corrected()
+        scaled = gradients * adam.gradient_scale
+        m *= adam.beta1
+        m += (1 - adam.beta1) * scaled
+        v *= adam.beta2
         scaled *= scaled
-        scaled *= 1 - beta2
+        scaled *= 1 - adam.beta2
         v += scaled
         denominator = np.sqrt(v, out=scaled)
         denominator *= root
-        denominator += epsilon
+        denominator += adam.epsilon
         np.divide(m, denominator, out=denominator)
         denominator *= rate
         parameters -= denominator

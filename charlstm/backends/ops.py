@@ -50,6 +50,21 @@ class StepWeights(NamedTuple):
     bias: Array  # (V,)
 
 
+class AdamStep(NamedTuple):
+    """What one step of Adam depends on beside the arrays."""
+
+    step: int  # counts from 1
+    learning_rate: float
+    gradient_scale: float = 1.0  # multiplies the gradients first: clipping by norm
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def corrected(self) -> tuple[float, float]:
+        """The bias corrections, folded into the step size and into a factor on sqrt(v)."""
+        return self.learning_rate / (1 - self.beta1**self.step), (1 - self.beta2**self.step) ** -0.5
+
+
 class Ops:
     """The default ops, on any namespace of the array API standard."""
 
@@ -258,30 +273,16 @@ class Ops:
         """The Euclidean norm of a flat buffer."""
         return math.sqrt(float(self.xp.sum(self.xp.astype(flat, self.xp.float64) ** 2)))
 
-    def adam_update(
-        self,
-        parameters: Array,
-        gradients: Array,
-        m: Array,
-        v: Array,
-        *,
-        step: int,
-        learning_rate: float,
-        gradient_scale: float,
-        beta1: float,
-        beta2: float,
-        epsilon: float,
-    ) -> None:
+    def adam_update(self, parameters: Array, gradients: Array, m: Array, v: Array, adam: AdamStep) -> None:
         """One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1), in place.
 
-        Changes `parameters`, `m` and `v`; all four arrays are flat. `step` counts from 1;
-        `gradient_scale` multiplies the gradients first (clipping by norm).
+        Changes `parameters`, `m` and `v`; all four arrays are flat.
         """
-        scaled = gradients * gradient_scale
-        m[...] = beta1 * m + (1 - beta1) * scaled
-        v[...] = beta2 * v + (1 - beta2) * (scaled * scaled)
-        rate, root = adam_rates(step, learning_rate, beta1, beta2)
-        parameters[...] = parameters - rate * m / (self.xp.sqrt(v) * root + epsilon)
+        scaled = gradients * adam.gradient_scale
+        m[...] = adam.beta1 * m + (1 - adam.beta1) * scaled
+        v[...] = adam.beta2 * v + (1 - adam.beta2) * (scaled * scaled)
+        rate, root = adam.corrected()
+        parameters[...] = parameters - rate * m / (self.xp.sqrt(v) * root + adam.epsilon)
 
 
 def draw(logits: np.ndarray, temperature: float, uniform: float) -> int:
@@ -298,11 +299,6 @@ def draw(logits: np.ndarray, temperature: float, uniform: float) -> int:
     with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to exp(-inf)
         cumulative = np.cumsum(np.exp(shifted / temperature))
     return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
-
-
-def adam_rates(step: int, learning_rate: float, beta1: float, beta2: float) -> tuple[float, float]:
-    """Adam's bias corrections, folded into the step size and into a factor on sqrt(v)."""
-    return learning_rate / (1 - beta1**step), (1 - beta2**step) ** -0.5
 
 
 def check_dtype(dtype: Any) -> str:

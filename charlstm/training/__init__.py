@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..backends import Ops, get_ops
+from ..checkpoint import read_json
 from ..config import Config, TrainingConfig
 from ..data import EMBEDDED, Corpus, fit_to
 from ..errors import CheckpointError, DataError, UsageError
 from ..model import CIFGModel
-from ..run import Run, load, read_environment
+from ..run import Run, load
 from .directory import environment, new_directory, write_text
 from .progress import ConsoleReporter, Reporter
 from .signals import StopSignals
@@ -137,7 +138,7 @@ def reopen(
     config = Config.from_toml(directory / "config.toml")
     if limits is not None:
         config = replace(config, training=_with_limits(config.training, limits))
-    started = read_environment(directory)
+    started = read_json(directory / "env.json")
     backend = backend if backend is not None else str(started.get("backend", "auto"))
     threads = threads if threads is not None else started.get("threads")
     run = load(directory, get_ops(backend, threads), which="last")

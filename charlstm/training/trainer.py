@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 
 from .. import checkpoint
+from ..backends import AdamStep
 from ..cifg import State
 from ..config import Config, SamplingConfig
 from ..data import Corpus, StreamBatches
 from ..errors import CheckpointError, DataError, DivergedError
 from ..evaluation import Evaluation, evaluate
 from ..generation import generate
-from ..model import CIFGModel, Gradients
+from ..model import CIFGModel
 from .directory import MetricsLog, model_card, plot_curves, write_text
 from .progress import Reporter
 from .schedule import learning_rate
 
 LOG_EVERY = 10  # steps that one line of metrics sums up
 SAMPLE_LENGTH = 200
-ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
 
 class Trainer:
@@ -135,17 +135,13 @@ class Trainer:
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise self._diverged("gradient" if math.isfinite(loss) else "loss")
         self._rate, self._norm = learning_rate(training, self.step, done), norm
-        self._update(gradients, min(1.0, training.clip_norm / norm) if norm > 0 else 1.0)
+        scale = min(1.0, training.clip_norm / norm) if norm > 0 else 1.0
         self.step += 1
+        adam = AdamStep(self.step, self._rate, scale)
+        ops.adam_update(self.model.parameters.flat, gradients.flat, self.m, self.v, adam)
         self._since.append(loss)
         self._busy_seconds += time.perf_counter() - started
         self._busy_steps += 1
-
-    def _update(self, gradients: Gradients, scale: float) -> None:
-        self.model.ops.adam_update(
-            self.model.parameters.flat, gradients.flat, self.m, self.v, step=self.step + 1,
-            learning_rate=self._rate, gradient_scale=scale, **ADAM,
-        )  # fmt: skip
 
     def _log(self, metrics: MetricsLog) -> None:
         """A line of metrics that sums up the steps since the last one."""
