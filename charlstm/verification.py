@@ -136,6 +136,33 @@ def gradient_errors(case: Case, ops: Ops) -> Iterator[tuple[str, float]]:
         yield "x", directional_error(lambda size: loss(x + size * direction, state), derivative)
 
 
+def recurrence_errors(ops: Ops, T: int = 6, B: int = 5, H: int = 19) -> Iterator[tuple[str, float]]:
+    """What was varied, and the relative error of its gradient: wx, R, h0 and c0 of the op itself."""
+    rng = np.random.default_rng([T, B, H])
+    names = ("wx", "R", "h0", "c0")
+    inputs = [rng.standard_normal(shape) for shape in ((T, B, 3 * H), (H, 3 * H), (B, H), (B, H))]
+    inputs[1] /= np.sqrt(H)
+    dh, dc = rng.standard_normal((T, B, H)), rng.standard_normal((B, H))
+
+    def loss(which: int, moved: np.ndarray) -> float:
+        arrays = [moved if k == which else x for k, x in enumerate(inputs)]
+        tape = ops.cifg_forward(*(ops.asarray(x) for x in arrays))
+        h, c = ops.to_numpy(tape.h), ops.to_numpy(tape.c)
+        return float(np.sum(h[1:] * dh) + np.sum(c[-1] * dc))
+
+    wx, R, h0, c0 = (ops.asarray(x) for x in inputs)
+    tape = ops.cifg_forward(wx, R, h0, c0)
+    dwx, dh0, dc0 = (ops.to_numpy(x) for x in ops.cifg_backward(ops.asarray(dh), ops.asarray(dc), R, tape))
+    dR = np.einsum("tbh,tbg->hg", ops.to_numpy(tape.h)[:-1], dwx)
+    for which, (name, gradient) in enumerate(zip(names, (dwx, dR, dh0, dc0), strict=True)):
+        direction = rng.standard_normal(gradient.shape)
+
+        def along(size: float, which: int = which, direction: Any = direction) -> float:
+            return loss(which, inputs[which] + size * direction)
+
+        yield name, directional_error(along, float(np.sum(gradient * direction)))
+
+
 def results(case: Case, ops: Ops, dtype: str) -> dict[str, np.ndarray]:
     """Loss, logits, gradients and carried state of a case, as NumPy arrays by name."""
     model = case.model(ops, dtype)
@@ -167,7 +194,8 @@ def largest(errors: Iterable[float]) -> float:
 def check_backend(name: str | Ops) -> list[Figure]:
     """Every check of one backend on this machine."""
     ops, reference = get_ops(name), get_ops("numpy")
-    figures = []
+    worst = largest(error for _, error in recurrence_errors(ops))
+    figures = [Figure(ops.name, "gradients, float64: wx, R, h0, c0 of a sequence", worst, GRADIENT_ERROR)]
     for case in CASES:
         worst = largest(error for _, error in gradient_errors(case, ops))
         figures.append(Figure(ops.name, f"gradients, float64: {case.name}", worst, GRADIENT_ERROR))
