@@ -92,9 +92,12 @@ class Run:
 
         Its encoding is the run's unless named. Raises DataError as `evaluate`.
         """
-        if not (self.directory / "config.toml").is_file() and data is None:
+        if (self.directory / "config.toml").is_file():
+            config = self.config.data
+        elif data is not None:  # a model directory of its own
+            config = DataConfig()
+        else:
             raise DataError(f"{self.directory} does not say what it was trained on: name a text with --data")
-        config = self.config.data if (self.directory / "config.toml").is_file() else DataConfig()
         if data is not None:
             config = replace(config, data=str(data))
         if encoding is not None:

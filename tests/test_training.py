@@ -342,6 +342,21 @@ def test_options_of_the_wrong_type(make, problem: str) -> None:  # type: ignore[
         make()
 
 
+def test_file_names(tmp_path: Path, small_config: Config) -> None:
+    """Spaces of any kind and control characters come back from config.toml; bytes that are no text cannot."""
+    for name in ("wide\u3000space.txt", 'tab\tand "quote".txt'):
+        (tmp_path / name).write_text(coffee.text(3000))
+        run = charlstm.train(
+            tmp_path / name, small_config, out=tmp_path / f"{name}-run", backend="numpy", quiet=True
+        )
+        assert run.config.data.data == str(tmp_path / name)
+        assert run.evaluate().tokens > 0
+    bad = os.fsdecode(bytes(tmp_path) + b"/\xff.txt")
+    Path(bad).write_text(coffee.text(3000))
+    with pytest.raises(charlstm.DataError, match="not UTF-8: rename the file"):
+        charlstm.train(bad, small_config, out=tmp_path / "bad", backend="numpy", quiet=True)
+
+
 def saved_step(record: Path) -> int:
     """The step of a checkpoint that another process may be replacing; 0 where there is none."""
     try:

@@ -83,11 +83,11 @@ class Corpus:
 
 def read_text(path: Path, encoding: str = "utf-8") -> str:
     """A file's text as it stands, line ends included, without a byte order mark."""
-    if "://" in str(path) or ":/" in str(path)[:9]:
-        raise DataError(f"{path} looks like an address on the web: download the file and name it")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
+        if str(path).startswith(("http:/", "https:/", "ftp:/")):  # Path makes one slash of two
+            raise DataError(f"{path} is an address on the web: download the file and name it") from None
         names = ", ".join(EMBEDDED)
         raise DataError(f"no such file: {path} (corpora known by name: {names})") from None
     except OSError as error:

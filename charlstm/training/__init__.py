@@ -94,8 +94,10 @@ def prepare(
         # as an absolute path, so that the run can go on from any folder
         is_file = str(data) not in EMBEDDED and os.path.exists(data)
         named = str(Path(data).resolve()) if is_file else str(data)
-        if not named.isprintable():
-            raise DataError(f"the path {named!r} cannot be written to config.toml: rename the file")
+        try:
+            named.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the path {named!r} is not UTF-8: rename the file") from None
         config = replace(config, data=replace(config.data, data=named))
         corpus = Corpus.load(config.data)
     fitted = fit_to(len(corpus.train), config.data)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
@@ -150,8 +151,11 @@ def plot_curves(directory: Path) -> Path | None:
     plots = directory / "plots"
     try:
         plots.mkdir(exist_ok=True)
-        figure.savefig(plots / "loss.svg")
-        figure.savefig(plots / "loss.png", dpi=150)
+        with warnings.catch_warnings():
+            # a title in a script that the font lacks is drawn as boxes; that is no news for stderr
+            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+            figure.savefig(plots / "loss.svg")
+            figure.savefig(plots / "loss.png", dpi=150)
     except OSError as error:
         raise CharLSTMError(f"{plots} cannot be written: {error.strerror or error}") from None
     return plots / "loss.png"

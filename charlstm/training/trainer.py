@@ -228,19 +228,20 @@ class Trainer:
         }
 
     def _save(self, which: str) -> None:
-        to_numpy = self.model.ops.to_numpy
+        """Write a checkpoint; "last", which follows every "best", also holds what resuming needs."""
         record = self._progress_record()
         card = model_card(self.config, self.corpus, self.model.num_parameters, record)
-        training = checkpoint.TrainingState(
-            optimizer={"adam.m": to_numpy(self.m), "adam.v": to_numpy(self.v)},
-            carried={"state.h": to_numpy(self.state.h), "state.c": to_numpy(self.state.c)},
-            progress=record,
-        )
+        training = None
+        if which == "last":
+            to_numpy = self.model.ops.to_numpy
+            training = checkpoint.TrainingState(
+                optimizer={"adam.m": to_numpy(self.m), "adam.v": to_numpy(self.v)},
+                carried={"state.h": to_numpy(self.state.h), "state.c": to_numpy(self.state.c)},
+                progress=record,
+            )
+            write_text(self.directory / "README.md", card)
         target = self.directory / "checkpoints" / which
-        checkpoint.save(
-            target, self.model, self.corpus.tokenizer, card, training if which == "last" else None
-        )
-        write_text(self.directory / "README.md", card)
+        checkpoint.save(target, self.model, self.corpus.tokenizer, card, training)
 
     def restore(self) -> None:
         """Take up the last checkpoint; the model's weights are already those of it.
