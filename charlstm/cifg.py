@@ -1,16 +1,13 @@
-"""A stack of CIFG layers over a sequence: the recurrence of `Ops`, and the products around it.
-
-The products of all time steps are made at once, outside of the time loop: x W + b before it,
-dW, dR, db and dx after it. The first layer's x W + b is the caller's (`model.inputs`), because
-for tokens it is a table look-up.
-"""
+"""A stack of CIFG layers over a sequence, forward and backward, from the layers of `Ops`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from .backends import Array, CIFGTape, Ops
+from .backends import Array, CIFGTape, LayerGradients, LayerInput, Ops
+
+Parameters = Mapping[str, Array]
 
 
 class State(NamedTuple):
@@ -24,7 +21,7 @@ class StackTape(NamedTuple):
     """What `stack_forward` leaves behind for `stack_backward`."""
 
     layers: list[CIFGTape]
-    inputs: list[Array | None]  # (N, H) input rows of each layer; None for the first
+    inputs: list[LayerInput]
     masks: Sequence[Array]  # (T, B, H) each, applied to the output of layers 0 to L-2; or empty
 
     @property
@@ -41,50 +38,57 @@ class StackTape(NamedTuple):
 
 
 def stack_forward(
-    ops: Ops, wx: Array, parameters: Mapping[str, Array], state: State, masks: Sequence[Array] = ()
+    ops: Ops, first: LayerInput, parameters: Parameters, state: State, masks: Sequence[Array] = ()
 ) -> StackTape:
-    """Run L layers; wx (T, B, 3H) is the first layer's x W + b."""
-    T, B, G = wx.shape
-    H = G // 3
-    layers = [ops.cifg_forward(wx, parameters["cifg.0.R"], state.h[0, ...], state.c[0, ...])]
-    inputs: list[Array | None] = [None]
-    for k in range(1, state.h.shape[0]):
-        x = layers[-1].h[1:, ...]
-        if masks:
-            x = x * masks[k - 1]
-        x = ops.xp.reshape(x, (T * B, H))
-        wx = ops.matmul(x, parameters[f"cifg.{k}.W"])
-        wx += parameters[f"cifg.{k}.b"]
-        wx = ops.xp.reshape(wx, (T, B, G))
-        layers.append(ops.cifg_forward(wx, parameters[f"cifg.{k}.R"], state.h[k, ...], state.c[k, ...]))
-        inputs.append(x)
+    """Run L layers, of which the first reads `first` and each other one h of the layer below."""
+    inputs = [first]
+    layers: list[CIFGTape] = []
+    for k in range(state.h.shape[0]):
+        if k:
+            x = layers[-1].h[1:, ...]
+            inputs.append(layer_input(x * masks[k - 1] if masks else x, parameters, k))
+        R = parameters[f"cifg.{k}.R"]
+        layers.append(ops.layer_forward(inputs[k], R, state.h[k, ...], state.c[k, ...]))
     return StackTape(layers, inputs, masks)
 
 
+def stack_outputs(ops: Ops, first: LayerInput, parameters: Parameters, state: State) -> tuple[Array, State]:
+    """As `stack_forward`, without a tape: h of the last layer at every step (T, B, H), and the state."""
+    last_h, last_c = [], []
+    source = first
+    for k in range(state.h.shape[0]):
+        R = parameters[f"cifg.{k}.R"]
+        h, c = ops.layer_outputs(source, R, state.h[k, ...], state.c[k, ...])
+        last_h.append(h[-1, ...])
+        last_c.append(c)
+        if k + 1 < state.h.shape[0]:
+            source = layer_input(h[1:, ...], parameters, k + 1)
+    return h[1:, ...], State(ops.xp.stack(last_h), ops.xp.stack(last_c))
+
+
 def stack_backward(
-    ops: Ops, dh: Array, parameters: Mapping[str, Array], gradients: Mapping[str, Array], tape: StackTape
-) -> tuple[Array, State]:
+    ops: Ops, dh: Array, parameters: Parameters, gradients: Parameters, tape: StackTape
+) -> tuple[LayerGradients, State]:
     """Back through `stack_forward` from dh (T, B, H), the loss's derivative by the top layer's h.
 
-    Writes the gradients of R of every layer and of W and b of all but the first; returns the
-    first layer's dwx (T, B, 3H) and the gradient of the initial state.
+    Writes the gradients of R of every layer and of W and b of all but the first, of W there as well
+    where it has inputs x; returns those of the first layer's input and of the initial state.
     """
-    T, B, H = dh.shape
+    B, H = dh.shape[1:]
     dh0, dc0 = [], []
     for k in range(len(tape.layers) - 1, -1, -1):
-        layer = tape.layers[k]
-        R = parameters[f"cifg.{k}.R"]
-        dwx, dh_first, dc_first = ops.cifg_backward(dh, ops.zeros((B, H), dh.dtype), R, layer)
-        dh0.append(dh_first)
-        dc0.append(dc_first)
-        da = ops.xp.reshape(dwx, (T * B, 3 * H))
-        h_before = ops.xp.reshape(layer.h[:-1, ...], (T * B, H))
-        ops.matmul(h_before.T, da, out=gradients[f"cifg.{k}.R"])
-        x = tape.inputs[k]
-        if x is not None:
-            ops.matmul(x.T, da, out=gradients[f"cifg.{k}.W"])
-            gradients[f"cifg.{k}.b"][...] = ops.xp.sum(da, axis=0)
-            dh = ops.xp.reshape(ops.matmul(da, parameters[f"cifg.{k}.W"].T), (T, B, H))
-            if tape.masks:
-                dh = dh * tape.masks[k - 1]
-    return dwx, State(ops.xp.stack(dh0[::-1]), ops.xp.stack(dc0[::-1]))
+        R, source = parameters[f"cifg.{k}.R"], tape.inputs[k]
+        dW = None if source.x is None else gradients[f"cifg.{k}.W"]
+        dc_last = ops.zeros((B, H), dh.dtype)
+        layer = ops.layer_backward(dh, dc_last, R, tape.layers[k], source, gradients[f"cifg.{k}.R"], dW)
+        dh0.append(layer.h0)
+        dc0.append(layer.c0)
+        if k:
+            gradients[f"cifg.{k}.b"][...] = layer.table[0, ...]
+            dh = layer.x * tape.masks[k - 1] if tape.masks else layer.x
+    return layer, State(ops.xp.stack(dh0[::-1]), ops.xp.stack(dc0[::-1]))
+
+
+def layer_input(x: Array, parameters: Parameters, k: int = 0) -> LayerInput:
+    """What layer k reads where its input are vectors x (T, B, D): x W + b."""
+    return LayerInput(parameters[f"cifg.{k}.b"][None, :], None, x, parameters[f"cifg.{k}.W"])

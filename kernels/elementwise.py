@@ -34,55 +34,55 @@ def exp(x):
 
 # exp(x) = 2^k exp(r), |r| <= ln(2) / 2, the second factor by its Taylor series. Adding 1.5 * 2^m
 # (m the mantissa's bits) rounds x / ln(2) to the integer k and leaves k in the low bits.
-_LOG2_E = 1 / math.log(2)
-_MAGIC32, _MAGIC64 = F32(1.5 * 2**23), F64(1.5 * 2**52)
-_LN2_HIGH, _LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6  # Cody & Waite 1980
-_TAYLOR32 = tuple(F32(1 / math.factorial(n)) for n in range(7, -1, -1))
-_TAYLOR64 = tuple(F64(1 / math.factorial(n)) for n in range(13, -1, -1))
-_LOWEST32, _LOWEST64 = F32(-87.0), F64(-708.0)  # below these exp(x) is returned as exp of these
-_HIGHEST32, _HIGHEST64 = F32(88.0), F64(709.0)
+LOG2_E = 1 / math.log(2)
+MAGIC32, MAGIC64 = F32(1.5 * 2**23), F64(1.5 * 2**52)
+LN2_HIGH, LN2_LOW = 6.93145751953125e-1, 1.42860682030941723212e-6  # Cody & Waite 1980
+TAYLOR32 = tuple(F32(1 / math.factorial(n)) for n in range(7, -1, -1))
+TAYLOR64 = tuple(F64(1 / math.factorial(n)) for n in range(13, -1, -1))
+LOWEST32, LOWEST64 = F32(-87.0), F64(-708.0)  # below these exp(x) is returned as exp of these
+HIGHEST32, HIGHEST64 = F32(88.0), F64(709.0)
 
 
 @njit(fastmath=FLAGS)
 def _exp32(x):
-    x = _LOWEST32 if x < _LOWEST32 else x
-    x = _HIGHEST32 if x > _HIGHEST32 else x
-    shifted = x * F32(_LOG2_E) + _MAGIC32
-    k = shifted - _MAGIC32
-    r = x - k * F32(_LN2_HIGH)
-    r = r - k * F32(_LN2_LOW)
-    p = _TAYLOR32[0]
+    x = LOWEST32 if x < LOWEST32 else x
+    x = HIGHEST32 if x > HIGHEST32 else x
+    shifted = x * F32(LOG2_E) + MAGIC32
+    k = shifted - MAGIC32
+    r = x - k * F32(LN2_HIGH)
+    r = r - k * F32(LN2_LOW)
+    p = TAYLOR32[0]
     for n in range(1, 8):
-        p = p * r + _TAYLOR32[n]
+        p = p * r + TAYLOR32[n]
     power = (F32(shifted).view(np.int32) + np.int32(127)) << np.int32(23)
     return p * np.int32(power).view(np.float32)
 
 
 @njit(fastmath=FLAGS)
 def _exp64(x):
-    x = _LOWEST64 if x < _LOWEST64 else x
-    x = _HIGHEST64 if x > _HIGHEST64 else x
-    shifted = x * _LOG2_E + _MAGIC64
-    k = shifted - _MAGIC64
-    r = x - k * _LN2_HIGH
-    r = r - k * _LN2_LOW
-    p = _TAYLOR64[0]
+    x = LOWEST64 if x < LOWEST64 else x
+    x = HIGHEST64 if x > HIGHEST64 else x
+    shifted = x * LOG2_E + MAGIC64
+    k = shifted - MAGIC64
+    r = x - k * LN2_HIGH
+    r = r - k * LN2_LOW
+    p = TAYLOR64[0]
     for n in range(1, 14):
-        p = p * r + _TAYLOR64[n]
+        p = p * r + TAYLOR64[n]
     power = (F64(shifted).view(np.int64) + np.int64(1023)) << np.int64(52)
     return p * np.int64(power).view(np.float64)
 
 
 # float32: the rational approximation x P(x^2) / Q(x^2) of degree 13 over 6 with the coefficients
 # of Eigen's ptanh (MPL 2.0 library, generic_fast_tanh_float); largest absolute error 3.1e-7.
-_P32 = tuple(
+P32 = tuple(
     F32(p)
     for p in (
         -2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
         1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03,
     )
 )  # fmt: skip
-_Q32 = tuple(
+Q32 = tuple(
     F32(q) for q in (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 )
 
@@ -92,25 +92,25 @@ def _tanh32(x):
     x = F32(9) if x > F32(9) else x
     x = F32(-9) if x < F32(-9) else x
     z = x * x
-    p = _P32[0]
+    p = P32[0]
     for n in range(1, 7):
-        p = p * z + _P32[n]
-    q = _Q32[0]
+        p = p * z + P32[n]
+    q = Q32[0]
     for n in range(1, 4):
-        q = q * z + _Q32[n]
+        q = q * z + Q32[n]
     return x * p / q
 
 
 # float64: the rational approximation of Cephes' tanh (Moshier 1989) near zero, else through exp.
-_P64 = (-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3)
-_Q64 = (1.0, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3)
+P64 = (-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3)
+Q64 = (1.0, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3)
 
 
 @njit(fastmath=FLAGS)
 def _tanh64(x):
     z = x * x
-    p = (_P64[0] * z + _P64[1]) * z + _P64[2]
-    q = ((z + _Q64[1]) * z + _Q64[2]) * z + _Q64[3]
+    p = (P64[0] * z + P64[1]) * z + P64[2]
+    q = ((z + Q64[1]) * z + Q64[2]) * z + Q64[3]
     near = x + x * z * (p / q)
     size = abs(x)
     far = 1.0 - 2.0 / (_exp64(2.0 * size) + 1.0)

@@ -11,6 +11,7 @@ import pytest
 
 import charlstm
 from charlstm.backends import Ops, get_ops, unavailable
+from charlstm.backends.numba_ops import NumbaOps
 from charlstm.data import coffee
 
 # a model for tests of the command line
@@ -22,6 +23,8 @@ def make_ops(name: str) -> Ops:
     """A backend by name, "array-api-strict" included; skips where it cannot run."""
     if name == "array-api-strict":
         return Ops(pytest.importorskip("array_api_strict"))
+    if name == "numba-generic":
+        return NumbaOps()
     reason = unavailable(name)
     if reason:
         pytest.skip(reason)
@@ -30,7 +33,7 @@ def make_ops(name: str) -> Ops:
 
 @pytest.fixture(
     scope="session",
-    params=["numpy", "numba", "array-api-strict", pytest.param("cupy", marks=pytest.mark.gpu)],
+    params=["numpy", "numba", "numba-generic", "array-api-strict", pytest.param("cupy", marks=pytest.mark.gpu)],
 )
 def ops(request: pytest.FixtureRequest) -> Ops:
     """Each backend that can run here, and the default ops on a namespace that allows nothing extra."""

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import BackendError, UsageError
-from .ops import AdamStep, Array, CIFGTape, Ops, StepWeights, check_dtype, draw
+from .ops import AdamStep, Array, CIFGTape, LayerGradients, LayerInput, Ops, StepWeights, check_dtype, draw
 
 __all__ = [
-    "BACKENDS", "AdamStep", "Array", "CIFGTape", "Ops", "StepWeights", "check_dtype", "describe_backends",
-    "draw", "get_ops", "unavailable",
+    "BACKENDS", "AdamStep", "Array", "CIFGTape", "LayerGradients", "LayerInput", "Ops", "StepWeights",
+    "check_dtype", "describe_backends", "draw", "get_ops", "unavailable",
 ]  # fmt: skip
 
 BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}
@@ -33,6 +33,8 @@ def get_ops(name: str | Ops = "auto", threads: int | None = None) -> Ops:
     if reason:
         raise BackendError(f"the {name} backend cannot run here: {reason}")
     module, _, cls = BACKENDS[name].partition(".")
+    if name == "numba" and import_module("..kernels.vectors", __name__).REGISTERS:
+        module, cls = "fused_ops", "FusedOps"
     ops: Ops = getattr(import_module(f".{module}", __name__), cls)(threads)
     return ops
 

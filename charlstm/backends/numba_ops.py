@@ -114,9 +114,9 @@ class NumbaOps(NumPyOps):
         return tokens, new_logits[np.newaxis], new_h[:, np.newaxis], new_c[:, np.newaxis]
 
     @staticmethod
-    def _smallest_batch(T: int, H: int) -> int:
+    def _smallest_batch(T: int, H: int, D: int = 0) -> int:
         """The fewest rows that are worth a thread of their own for a sequence."""
-        return max(1, SMALLEST_PRODUCT // max(1, T * H * 3 * H))
+        return max(1, SMALLEST_PRODUCT // max(1, T * (D + H) * 3 * H))
 
     def _sums(self, function: Callable[[int, int], float], n: int, smallest: int) -> float:
         """The sum over shards of what a function returns for each, always in the same order."""

@@ -39,6 +39,27 @@ class CIFGTape(NamedTuple):
     gates: Array  # (T, B, 3H), activated: i, o, g
 
 
+class LayerInput(NamedTuple):
+    """What a layer's pre-activations hold beside h_{t-1} R: table[ids_t] + x_t W.
+
+    For tokens the table is x W + b of every token; a bias alone is a table of one row.
+    """
+
+    table: Array  # (V, 3H)
+    ids: Array | None = None  # (T, B): which row at each step; None: always row 0
+    x: Array | None = None  # (T, B, D)
+    W: Array | None = None  # (D, 3H)
+
+
+class LayerGradients(NamedTuple):
+    """What `layer_backward` returns beside the gradients of R and W."""
+
+    table: Array  # (V, 3H)
+    x: Array | None  # (T, B, D)
+    h0: Array  # (B, H)
+    c0: Array  # (B, H)
+
+
 class StepWeights(NamedTuple):
     """A network's weights as sampling wants them, contiguous; made once, used for every token."""
 
@@ -166,6 +187,58 @@ class Ops:
             dwx[t, ...] = da
             dh_next = self.matmul(da, R.T)
         return dwx, dh_next, dc
+
+    def layer_forward(self, source: LayerInput, R: Array, h0: Array, c0: Array) -> CIFGTape:
+        """Run one layer over a sequence, its input product included.
+
+        R (H, 3H); h0, c0 (B, H); all arrays but the ids of one dtype. Raises as `cifg_forward` does.
+        """
+        return self.cifg_forward(self._input_product(source), R, h0, c0)
+
+    def layer_outputs(self, source: LayerInput, R: Array, h0: Array, c0: Array) -> tuple[Array, Array]:
+        """As `layer_forward`, without a tape: h (T+1, B, H) and the last c (B, H)."""
+        tape = self.layer_forward(source, R, h0, c0)
+        return tape.h, tape.c[-1, ...]
+
+    def layer_backward(
+        self,
+        dh: Array,
+        dc_last: Array,
+        R: Array,
+        tape: CIFGTape,
+        source: LayerInput,
+        dR: Array,
+        dW: Array | None = None,
+    ) -> LayerGradients:
+        """Back through `layer_forward`; dh and dc_last as in `cifg_backward`.
+
+        Writes the gradients of R and, where there are inputs x, of W over dR (H, 3H) and dW (D, 3H).
+        """
+        xp, (T, B, H) = self.xp, dh.shape
+        dwx, dh0, dc0 = self.cifg_backward(dh, dc_last, R, tape)
+        da = xp.reshape(dwx, (T * B, 3 * H))
+        self.matmul(xp.reshape(tape.h[:-1, ...], (T * B, H)).T, da, out=dR)
+        dx = None
+        if source.x is not None:
+            D = source.x.shape[2]
+            self.matmul(xp.reshape(source.x, (T * B, D)).T, da, out=dW)
+            dx = xp.reshape(self.matmul(da, source.W.T), (T, B, D))
+        if source.ids is None:
+            return LayerGradients(xp.sum(da, axis=0, keepdims=True), dx, dh0, dc0)
+        dtable = self.zeros(source.table.shape, da.dtype)
+        self.scatter_add_rows(dtable, xp.reshape(source.ids, (T * B,)), da)
+        return LayerGradients(dtable, dx, dh0, dc0)
+
+    def _input_product(self, source: LayerInput) -> Array:
+        """wx (T, B, 3H) of a layer."""
+        xp, table, ids = self.xp, source.table, source.ids
+        if source.x is None:
+            T, B = ids.shape
+            return xp.reshape(self.gather_rows(table, xp.reshape(ids, (T * B,))), (T, B, table.shape[1]))
+        T, B, D = source.x.shape
+        wx = self.matmul(xp.reshape(source.x, (T * B, D)), source.W)
+        wx += table[0, ...] if ids is None else self.gather_rows(table, xp.reshape(ids, (T * B,)))
+        return xp.reshape(wx, (T, B, table.shape[1]))
 
     def gates_forward(self, a: Array, c_prev: Array) -> tuple[Array, Array, Array]:
         """From pre-activations a (B, 3H) and c_{t-1} (B, H): gates (B, 3H), c_t and h_t (B, H)."""

@@ -55,27 +55,31 @@ class ShardPool:
         self._executor = ThreadPoolExecutor(threads - 1, "charlstm") if threads > 1 else None
         self._blas = ThreadpoolController()
 
-    def run(self, function: Callable[[int, int], object], n: int, smallest: int = 1) -> None:
-        """Call function(start, stop) on near-equal parts of range(n) of `smallest` or more.
+    def parts(self, n: int, smallest: int = 1) -> list[tuple[int, int]]:
+        """Near-equal parts of range(n), one a thread, of `smallest` or more each.
 
-        Returns when all have finished; an exception in any of them is raised here. The parts
-        depend on n and the thread count only, so results repeat to the bit. NumPy's error state is
-        that of the caller in all of them.
+        They depend on n and the thread count only, so results repeat to the bit.
         """
-        shards = max(1, min(self.threads, n // max(smallest, 1)))
+        count = max(1, min(self.threads, n // max(smallest, 1)))
+        return [(n * k // count, n * (k + 1) // count) for k in range(count)]
+
+    def run(self, function: Callable[[int, int], object], n: int, smallest: int = 1) -> None:
+        """Call function(start, stop) on the `parts` of range(n).
+
+        Returns when all have finished; an exception in any of them is raised here. NumPy's error state
+        is that of the caller in all of them.
+        """
+        (start, stop), *others = self.parts(n, smallest)
         with _ONE_AT_A_TIME, self._blas.limit(limits=1, user_api="blas"):
-            if self._executor is None or shards == 1:
-                function(0, n)
+            if self._executor is None or not others:
+                function(start, stop)
                 return
-            bounds = [n * k // shards for k in range(shards + 1)]
             submit = self._executor.submit
-            others = [
-                submit(copy_context().run, function, bounds[k], bounds[k + 1]) for k in range(1, shards)
-            ]
+            running = [submit(copy_context().run, function, *part) for part in others]
             try:
-                function(bounds[0], bounds[1])
+                function(start, stop)
             finally:
-                errors = [other.exception() for other in others]
+                errors = [future.exception() for future in running]
             for error in errors:
                 if error is not None:
                     raise error

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..backends import Array, Ops, StepWeights, get_ops
-from ..cifg import StackTape, State, stack_backward, stack_forward
+from ..backends import Array, LayerInput, Ops, StepWeights, get_ops
+from ..cifg import StackTape, State, layer_input, stack_backward, stack_forward, stack_outputs
 from ..config import ModelConfig
 from ..errors import UsageError
 from . import inputs
@@ -99,11 +99,12 @@ class CIFGModel:
         The logits are (T, B, V), or (B, V) where the network emits at the last step only; the
         state's h and c are (L, B, H). No dropout. Raises ValueError for tokens out of range.
         """
-        rows, T, B = self._rows(x)
-        tape = self._run(rows, T, B, state, ())
-        logits = self._head(tape)
+        x = self._input(x)
+        T, B = x.shape[:2]
+        top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, B))
+        logits = self._head(self._emitting(top))
         shape = (T, B, self.output_size) if self.emit == "every" else (B, self.output_size)
-        return self.ops.xp.reshape(logits, shape), tape.last_state(self.ops)
+        return self.ops.xp.reshape(logits, shape), state
 
     def posterior(self, x: Any, state: State | None = None) -> tuple[Array, State]:
         """As `forward`, with the softmax of the logits in their place."""
@@ -141,42 +142,41 @@ class CIFGModel:
         Raises ValueError for shapes that do not fit, tokens or targets out of range, empty input.
         """
         ops = self.ops
-        rows, T, B = self._rows(x)
+        x = self._input(x)
+        T, B = x.shape[:2]
         targets = np.asarray(targets) if isinstance(targets, (list, tuple)) else targets
         expected = (T, B) if self.emit == "every" else (B,)
         if tuple(targets.shape) != expected or 0 in expected or T == 0:
             raise ValueError(f"targets {tuple(targets.shape)} must be {expected}, and not empty")
-        goals = self._ids(targets, "targets")
-        tape = self._run(rows, T, B, state, self._masks(T, B, dropout_seed))
-        loss, dlogits = ops.softmax_cross_entropy(self._head(tape), goals)
+        goals = ops.xp.reshape(self._ids(targets, "targets"), (-1,))
+        masks = self._masks(T, B, dropout_seed)
+        tape = stack_forward(ops, self._first(x), self.parameters, self._state(state, B), masks)
+        loss, dlogits = ops.softmax_cross_entropy(self._head(self._emitting(tape.top)), goals)
 
         gradients = Gradients(ops, self.shapes, self.config.dtype)
         dh = self._head_backward(dlogits, tape, gradients)
-        dwx, gradients.initial_state = stack_backward(ops, dh, self.parameters, gradients, tape)
-        dwx = ops.xp.reshape(dwx, (T * B, dwx.shape[2]))
-        if self.input_size is None:
-            inputs.project_tokens_backward(ops, dwx, rows, self.parameters, gradients)
-        else:
-            dx = inputs.project_features_backward(ops, dwx, rows, self.parameters, gradients)
-            gradients.inputs = ops.xp.reshape(dx, (T, B, self.input_size))
+        layer, gradients.initial_state = stack_backward(ops, dh, self.parameters, gradients, tape)
+        tokens = x if self.input_size is None else None
+        inputs.input_backward(ops, layer, tokens, self.parameters, gradients)
+        if self.input_size is not None:
+            gradients.inputs = layer.x
         return loss, gradients, tape.last_state(ops)
 
     # ---- parts --------------------------------------------------------------------------
 
-    def _rows(self, x: Any) -> tuple[Array, int, int]:
-        """The input flattened to (N,) ids or (N, D) vectors on the backend, with T and B."""
+    def _input(self, x: Any) -> Array:
+        """Token ids (T, B) or feature vectors (T, B, D) on the backend."""
         x = np.asarray(x) if isinstance(x, (list, tuple)) else x
         if self.input_size is None:
             if len(x.shape) != 2:
                 raise ValueError(f"tokens must be (T, B), not {tuple(x.shape)}")
-            return self._ids(x, "tokens"), x.shape[0], x.shape[1]
+            return self._ids(x, "tokens")
         if len(x.shape) != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"feature vectors must be (T, B, {self.input_size}), not {tuple(x.shape)}")
-        T, B, D = x.shape
-        return self.ops.xp.reshape(self.ops.asarray(x, self.config.dtype), (T * B, D)), T, B
+        return self.ops.asarray(x, self.config.dtype)
 
     def _ids(self, x: Any, what: str) -> Array:
-        """Token ids, flattened on the backend; those of the host are checked to be in range."""
+        """Token ids on the backend; those of the host are checked to be in range."""
         if isinstance(x, np.ndarray):
             if x.dtype.kind not in "iu":
                 raise ValueError(f"{what} must be integers, not {x.dtype}")
@@ -184,8 +184,14 @@ class CIFGModel:
                 raise ValueError(
                     f"{what} must lie in 0 to {self.output_size - 1}, not {x.min()} to {x.max()}"
                 )
-            return self.ops.asarray(x.reshape(-1).astype(np.int64))
-        return self.ops.xp.reshape(x, (-1,))
+            return self.ops.asarray(x.astype(np.int64, order="C"))
+        return x
+
+    def _first(self, x: Array) -> LayerInput:
+        """What the first layer reads."""
+        if self.input_size is None:
+            return inputs.token_input(self.ops, x, self.parameters)
+        return layer_input(x, self.parameters)
 
     def _masks(self, T: int, B: int, seed: Sequence[int] | None) -> list[Array]:
         rate, H = self.config.dropout, self.config.hidden_size
@@ -199,33 +205,29 @@ class CIFGModel:
             for k in range(self.config.num_layers - 1)
         ]
 
-    def _run(self, rows: Array, T: int, B: int, state: State | None, masks: Sequence[Array]) -> StackTape:
+    def _state(self, state: State | None, B: int) -> State:
+        """The state to start from, on the backend."""
         if state is None:
-            state = self.zero_state(B)
+            return self.zero_state(B)
         expected = (self.config.num_layers, B, self.config.hidden_size)
         if any(tuple(part.shape) != expected for part in state):
             raise ValueError(f"the state's h and c must be {expected}, not {[tuple(p.shape) for p in state]}")
-        state = State(*(self.ops.asarray(part) for part in state))
-        project = inputs.project_tokens if self.input_size is None else inputs.project_features
-        wx = self.ops.xp.reshape(
-            project(self.ops, rows, self.parameters), (T, B, 3 * self.config.hidden_size)
-        )
-        return stack_forward(self.ops, wx, self.parameters, state, masks)
+        return State(*(self.ops.asarray(part) for part in state))
 
-    def _emitting(self, tape: StackTape) -> Array:
-        """h of the top layer at the steps that emit, as rows (N, H)."""
-        top = tape.top if self.emit == "every" else tape.layers[-1].h[-1:, ...]
-        return self.ops.xp.reshape(top, (top.shape[0] * top.shape[1], top.shape[2]))
+    def _emitting(self, top: Array) -> Array:
+        """h of the top layer (T, B, H) at the steps that emit, as rows (N, H)."""
+        rows = top if self.emit == "every" else top[-1:, ...]
+        return self.ops.xp.reshape(rows, (rows.shape[0] * rows.shape[1], rows.shape[2]))
 
-    def _head(self, tape: StackTape) -> Array:
-        logits = self.ops.matmul(self._emitting(tape), self.parameters["head.weight"])
+    def _head(self, rows: Array) -> Array:
+        logits = self.ops.matmul(rows, self.parameters["head.weight"])
         logits += self.parameters["head.bias"]
         return logits
 
     def _head_backward(self, dlogits: Array, tape: StackTape, gradients: Mapping[str, Array]) -> Array:
         """Gradients of the head, and dh (T, B, H)."""
         ops = self.ops
-        ops.matmul(self._emitting(tape).T, dlogits, out=gradients["head.weight"])
+        ops.matmul(self._emitting(tape.top).T, dlogits, out=gradients["head.weight"])
         gradients["head.bias"][...] = ops.xp.sum(dlogits, axis=0)
         dh = ops.matmul(dlogits, self.parameters["head.weight"].T)
         T, B, H = tape.top.shape

@@ -1,0 +1,252 @@
+"""The Numba backend on machines whose vector registers it knows: fused layers, own products."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels import products, recurrence
+from ..kernels.tiles import ROWS
+from ..kernels.vectors import REGISTERS
+from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
+from .ops import Array, CIFGTape, LayerGradients, LayerInput, check_dtype, check_recurrence
+
+PIECE = 160  # rows of da that backward gathers before it multiplies: they must fit the nearest caches
+DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
+
+
+class FusedOps(NumbaOps):
+    """Each thread takes its rows of the batch through a whole layer, input product included."""
+
+    # ---- products -----------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        (M, K), N = a.shape, b.shape[1]
+        if out is None:
+            out = self.empty((M, N), a.dtype)
+        if M * K * N < SMALLEST_PRODUCT or not out.flags.c_contiguous or not a.dtype == b.dtype == out.dtype:
+            return super().matmul(a, b, out)
+        if a.flags.f_contiguous and not a.flags.c_contiguous:
+            self._transposed_product(a.T, np.ascontiguousarray(b), out)
+        else:
+            self._product(np.ascontiguousarray(a), b, out)
+        return out
+
+    def _product(self, a: Array, b: Array, out: Array) -> None:
+        panels = self._panels(b, products.VECTORS)
+        smallest = max(ROWS, SMALLEST_PRODUCT // b.size)
+        self._shards.run(lambda s, e: products.product(a, panels, out, s, e), a.shape[0], smallest)
+
+    def _transposed_product(self, a: Array, b: Array, out: Array) -> None:
+        (K, M), lanes = a.shape, _lanes(a.dtype)
+        groups, depth = -(-M // ROWS), min(DEPTH, K)
+        columns = self.empty((groups, depth, ROWS), a.dtype)
+
+        def shard(s: int, e: int) -> None:
+            panel = self.empty((1, depth, products.VECTORS, lanes), a.dtype)
+            products.transposed_product(a, b, out, columns, panel, s, e)
+
+        self._shards.run(shard, groups, max(1, SMALLEST_PRODUCT // (K * b.shape[1] * ROWS)))
+
+    def _panels(self, b: Array, vectors: int) -> Array:
+        """A matrix (K, N), or a view that transposes one, packed for the tile engine."""
+        (K, N), lanes = b.shape, _lanes(b.dtype)
+        panels = self.empty((-(-N // (vectors * lanes)), K, vectors, lanes), b.dtype)
+        if b.flags.f_contiguous and not b.flags.c_contiguous:
+            pack, source = products.pack_transposed, b.T
+        else:
+            pack, source = products.pack, np.ascontiguousarray(b)
+        self._pack(pack, source, panels)
+        return panels
+
+    def _gate_panels(self, weights: Array) -> Array:
+        """W or R (K, 3H), packed for forward: the three gates of a vector of units side by side."""
+        (K, G), lanes = weights.shape, _lanes(weights.dtype)
+        panels = self.empty((-(-G // 3 // lanes), K, recurrence.GATES, lanes), weights.dtype)
+        self._pack(recurrence.pack_gates, np.ascontiguousarray(weights), panels)
+        return panels
+
+    def _pack(self, pack: Any, weights: Array, panels: Array) -> None:
+        smallest = max(1, SMALLEST_PRODUCT * panels.shape[0] // max(1, 16 * panels.size))
+        self._shards.run(lambda s, e: pack(weights, panels, s, e), panels.shape[0], smallest)
+
+    # ---- the recurrence -----------------------------------------------------------------
+
+    def cifg_forward(self, wx: Array, R: Array, h0: Array, c0: Array) -> CIFGTape:
+        T, B, H = check_recurrence(wx, R, h0, c0)
+        rows = np.ascontiguousarray(wx).reshape(T * B, 3 * H)
+        return self.layer_forward(LayerInput(rows, _numbers(T, B)), R, h0, c0)
+
+    def cifg_backward(
+        self, dh: Array, dc_last: Array, R: Array, tape: CIFGTape
+    ) -> tuple[Array, Array, Array]:
+        T, B, H = dh.shape
+        source = _Input.of(LayerInput(self.empty((0, 3 * H), dh.dtype), _numbers(T, B)))
+        da = self.zeros((T * B, 3 * H), dh.dtype)
+        _, dh0, dc0 = self._backward(dh, dc_last, R, tape, source, [da] * self._threads, np.empty_like(R), None)
+        return da.reshape(T, B, 3 * H), dh0, dc0
+
+    def layer_forward(self, source: LayerInput, R: Array, h0: Array, c0: Array) -> CIFGTape:
+        whole = _check_layer(source, R, h0, c0)
+        T, (B, H) = whole.ids.shape[0], h0.shape
+        c, gates = self.empty((T + 1, B, H), R.dtype), self.empty((T, B, 3 * H), R.dtype)
+        h = self._forward(whole, R, h0, c0, c, gates)
+        return CIFGTape(h, c, gates)
+
+    def layer_outputs(self, source: LayerInput, R: Array, h0: Array, c0: Array) -> tuple[Array, Array]:
+        whole = _check_layer(source, R, h0, c0)
+        c = np.empty((1, *c0.shape), R.dtype)
+        return self._forward(whole, R, h0, c0, c, None), c[0]
+
+    def _forward(
+        self, source: _Input, R: Array, h0: Array, c0: Array, c: Array, gates: Array | None
+    ) -> Array:
+        """Writes c and gates; returns h (T+1, B, H)."""
+        T, (B, H) = source.ids.shape[0], h0.shape
+        h = self.empty((T + 1, B, H), R.dtype)
+        h[0], c[0] = h0, c0
+        W, R = self._gate_panels(source.W), self._gate_panels(R)
+        self._shards.run(
+            lambda s, e: recurrence.forward(source.table, source.ids, source.x, W, R, h, c, gates, s, e),
+            B,
+            self._smallest_batch(T, H, source.x.shape[2]),
+        )
+        return h
+
+    def layer_backward(
+        self,
+        dh: Array,
+        dc_last: Array,
+        R: Array,
+        tape: CIFGTape,
+        source: LayerInput,
+        dR: Array,
+        dW: Array | None = None,
+    ) -> LayerGradients:
+        whole = _Input.of(source)
+        (T, B, _), V = dh.shape, whole.table.shape[0]
+        if V > 1 and V * self._threads > T * B:  # tables for all threads would be larger than all of da
+            da = self.zeros((T * B, R.shape[1]), dh.dtype)
+            own_rows = whole._replace(ids=_numbers(T, B))
+            dx, dh0, dc0 = self._backward(dh, dc_last, R, tape, own_rows, [da] * self._threads, dR, dW)
+            dtable = self.zeros(whole.table.shape, dh.dtype)
+            self.scatter_add_rows(dtable, whole.ids.reshape(-1), da)
+        else:
+            tables = [self.zeros(whole.table.shape, dh.dtype) for _ in range(self._threads)]
+            dx, dh0, dc0 = self._backward(dh, dc_last, R, tape, whole, tables, dR, dW)
+            dtable = tables[0]
+            for table in tables[1:]:
+                dtable += table
+        return LayerGradients(dtable, None if source.x is None else dx, dh0, dc0)
+
+    def _backward(
+        self,
+        dh: Array,
+        dc_last: Array,
+        R: Array,
+        tape: CIFGTape,
+        source: _Input,
+        tables: list[Array],
+        dR: Array,
+        dW: Array | None,
+    ) -> tuple[Array, Array, Array]:
+        """dx, dh0 and dc0; writes dR and dW, adds to `tables`, of which each thread has its own."""
+        (T, B, H), D = dh.shape, source.x.shape[2]
+        dh, dc = np.ascontiguousarray(dh), np.array(dc_last, order="C")
+        R, h, c, gates = (np.ascontiguousarray(array) for array in (R, *tape))
+        dx, dh0 = self.empty((T, B, D), dh.dtype), np.empty_like(dc)
+        R_panels = self._panels(R.T, recurrence.UNITS)
+        W_panels = self._panels(source.W.T, products.VECTORS)
+        smallest = self._smallest_batch(T, H, D)
+        threads = {start: k for k, (start, _) in enumerate(self._shards.parts(B, smallest))}
+        sums = [[self.empty(weights.shape, dh.dtype) for weights in (R, source.W)] for _ in threads]
+
+        def shard(s: int, e: int) -> None:
+            own, table = sums[threads[s]], tables[threads[s]]
+            for total in own:
+                total[...] = 0
+            room = self._room(T, e - s, H, D, dh.dtype)
+            recurrence.backward(
+                dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx,
+                *own, *room, s, e,
+            )  # fmt: skip
+            np.matmul(room[0][-1], R.T, out=dh0[s:e])
+
+        self._shards.run(shard, B, smallest)
+        self._add_up([own[0] for own in sums], dR)
+        if dW is not None:
+            self._add_up([own[1] for own in sums], dW)
+        return dx, dh0, dc
+
+    def _add_up(self, parts: list[Array], out: Array) -> None:
+        """out = the sum of the parts, always in the same order."""
+
+        def shard(s: int, e: int) -> None:
+            out[s:e] = parts[0][s:e]
+            for part in parts[1:]:
+                out[s:e] += part[s:e]
+
+        self._shards.run(shard, out.shape[0], max(1, SMALLEST_LOOP // max(1, out.shape[1])))
+
+    def _room(self, T: int, rows: int, H: int, D: int, dtype: Any) -> tuple[Array, ...]:
+        """Room for some time steps of one thread's rows, as `recurrence.backward` wants it."""
+        steps = max(1, min(T, PIECE // max(1, rows)))
+        n = steps * rows
+        da = self.empty((steps + 1, rows, 3 * H), dtype)
+        da[-1] = 0
+        return (
+            da,
+            self.empty((-(-H // ROWS), n, ROWS), dtype),
+            self.empty((-(-D // ROWS), n, ROWS), dtype),
+            self.empty((1, n, products.VECTORS, _lanes(dtype)), dtype),
+        )
+
+
+class _Input(NamedTuple):
+    """A layer's input with nothing left out and everything contiguous, as the kernels want it."""
+
+    table: Array  # (V, 3H)
+    ids: Array  # (T, B)
+    x: Array  # (T, B, D), D = 0 where there are no vectors
+    W: Array  # (D, 3H)
+
+    @classmethod
+    def of(cls, source: LayerInput) -> _Input:
+        table, ids, x, W = source
+        if ids is None:
+            ids = np.zeros(x.shape[:2], np.int64)
+        if x is None:
+            x, W = np.empty((*ids.shape, 0), table.dtype), np.empty((0, table.shape[1]), table.dtype)
+        table, x, W = (np.ascontiguousarray(array) for array in (table, x, W))
+        return cls(table, np.ascontiguousarray(ids, np.int64), x, W)
+
+
+def _numbers(T: int, B: int) -> Array:
+    """Rows numbered in order: for a table that has one for each step and row of the batch."""
+    return np.arange(T * B).reshape(T, B)
+
+
+def _lanes(dtype: Any) -> int:
+    """Numbers in a vector register."""
+    assert REGISTERS is not None
+    return int(REGISTERS.bits // (8 * np.dtype(dtype).itemsize))
+
+
+def _check_layer(source: LayerInput, R: Array, h0: Array, c0: Array) -> _Input:
+    """The whole input, once shapes, dtypes and ids are known to fit: the kernels trust them."""
+    arrays = [x for x in (source.table, source.x, source.W, R, h0, c0) if x is not None]
+    names = {check_dtype(x.dtype) for x in arrays}
+    if len(names) > 1:
+        raise TypeError(f"all arrays of a layer must share one dtype, not {sorted(names)}")
+    whole = _Input.of(source)
+    (H, G), (T, B, D), V = R.shape, whole.x.shape, whole.table.shape[0]
+    shapes = [array.shape for array in (whole.table, whole.ids, whole.W, R, h0, c0)]
+    if shapes != [(V, G), (T, B), (D, G), (H, 3 * H), (B, H), (B, H)]:
+        raise ValueError(
+            f"table, ids, W, R, h0 and c0 are {shapes}, which do not fit (V, 3H), (T, B), (D, 3H), (H, 3H), "
+            f"(B, H) and (B, H)"
+        )
+    if whole.ids.size and not (whole.ids.min() >= 0 and whole.ids.max() < V):
+        raise IndexError(f"ids must lie in 0 to {V - 1}")
+    return whole

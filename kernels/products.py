@@ -1,0 +1,173 @@
+"""Matrix products on the tile engine: a finished tile is added to a part of the result, or stored."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from .compiling import OPTIONS, kernel
+from .tiles import ROWS, add_products, zeros
+from .vectors import INT, at, copy_vector, lanes_of, switch
+
+VECTORS = 3  # of columns in a tile
+
+
+def _make_tile(transposed: bool):
+    @intrinsic
+    def tile(typing, rows, columns, depth, a, stride, panel, c, c_stride, accumulate):
+        """c, 1 to ROWS rows of it and `columns` columns, from rows of a and a packed panel.
+
+        Pointers to the tile's first number; a has `stride` numbers from one row to the next, or, if
+        it is read transposed, from one column to the next.
+        """
+
+        def generate(context, builder, signature, values):
+            rows, columns, depth, a, stride, panel, c, c_stride, accumulate = values
+            lanes = lanes_of(builder, signature.args[3])
+            one = ir.Constant(INT, 1)
+            row_stride, k_stride = (one, stride) if transposed else (stride, one)
+
+            def variant(count: int, vectors: int) -> None:
+                starts = [ir.Constant(INT, v * lanes.count) for v in range(vectors)]
+                masks = [lanes.mask(builder.sub(columns, start)) for start in starts]
+                old = [lanes.mask(builder.mul(accumulate, builder.sub(columns, start))) for start in starts]
+
+                def result(r: int, v: int):
+                    row = builder.mul(c_stride, ir.Constant(INT, r))
+                    return lanes.offset(c, builder.add(row, starts[v]))
+
+                each = range(vectors)
+                for r in range(count):
+                    for v in each:
+                        lanes.prefetch(result(r, v), to_write=True)
+                inputs = [lanes.offset(a, builder.mul(row_stride, ir.Constant(INT, r))) for r in range(count)]
+                sums = add_products(lanes, zeros(lanes, count, vectors), inputs, panel, depth, k_stride, VECTORS)
+                for r in range(count):
+                    for v in each:
+                        total = lanes.add(sums[r][v], lanes.load(result(r, v), old[v]))
+                        lanes.store(total, result(r, v), masks[v])
+
+            last = ir.Constant(INT, lanes.count - 1)
+            used = builder.sdiv(builder.add(columns, last), ir.Constant(INT, lanes.count))
+            switch(builder, used, VECTORS, lambda v: switch(builder, rows, ROWS, lambda n: variant(n, v)))
+
+        sizes = types.intp
+        return types.void(
+            sizes, sizes, sizes, a, sizes, panel, c, sizes, sizes
+        ), generate  # fmt: skip
+
+    return tile
+
+
+_tile, _transposed_tile = _make_tile(False), _make_tile(True)
+
+
+@njit(**OPTIONS)
+def add_rows(a, a_at, stride, panels, out, out_at, rows, accumulate):
+    """`rows` rows of out (+)= a B: those at numbers a_at and out_at on; B (K, N) packed in panels.
+
+    a has `stride` numbers in a row; out is (..., N). accumulate is 1, or 0 to write over out.
+    """
+    N, depth, width = out.shape[-1], panels.shape[1], VECTORS * panels.shape[3]
+    tiles = (rows + ROWS - 1) // ROWS
+    for block in range(panels.shape[0]):
+        column = block * width
+        for k in range(tiles):
+            first = rows * k // tiles
+            _tile(
+                rows * (k + 1) // tiles - first, min(width, N - column), depth,
+                at(a, a_at + first * stride), stride, at(panels, block * depth * width),
+                at(out, out_at + first * N + column), N, accumulate,
+            )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def add_columns(columns, panel, depth, out, column, start, stop):
+    """Groups `start` to `stop` of rows of out += a^T B, for one panel of B: columns from `column` on.
+
+    `columns` holds a (K, M) as groups (M / ROWS, K, ROWS), of which `depth` steps of k are used.
+    """
+    M, N = out.shape
+    width = VECTORS * panel.shape[3]
+    for group in range(start, stop):
+        row = group * ROWS
+        _transposed_tile(
+            min(ROWS, M - row), min(width, N - column), depth, at(columns, row * columns.shape[1]), ROWS,
+            at(panel, 0), at(out, row * N + column), N, 1,
+        )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def pack_columns(a, columns, k):
+    """Rows of a (., M) as the steps from k on of the groups (M / ROWS, K, ROWS)."""
+    M, K = a.shape[1], columns.shape[1]
+    for group in range(columns.shape[0]):
+        start = group * ROWS
+        used = min(ROWS, M - start)
+        for n in range(a.shape[0]):
+            into, row = columns[group, k + n], a[n]
+            for m in range(used):
+                into[m] = row[start + m]
+
+
+@njit(**OPTIONS)
+def pack_panel(B, first, depth, column, panels, block):
+    """Rows `first` to `first + depth` of B (K, N), columns from `column` on, as a panel."""
+    (vectors, lanes), N = panels.shape[2:], B.shape[1]
+    for k in range(depth):
+        for v in range(vectors):
+            start = column + v * lanes
+            copy_vector(
+                at(B, (first + k) * N + start),
+                at(panels, ((block * panels.shape[1] + k) * vectors + v) * lanes),
+                N - start,
+            )
+
+
+@kernel
+def pack(B, panels, start, stop):
+    """Panels `start` to `stop` of B (K, N); any number of vectors in a panel."""
+    width = panels.shape[2] * panels.shape[3]
+    for block in range(start, stop):
+        pack_panel(B, 0, B.shape[0], block * width, panels, block)
+
+
+@kernel
+def pack_transposed(B, panels, start, stop):
+    """Panels `start` to `stop` of the transpose of B (N, K), likewise."""
+    N, K = B.shape
+    vectors, lanes = panels.shape[2:]
+    for block in range(start, stop):
+        for v in range(vectors):
+            for lane in range(lanes):
+                n = (block * vectors + v) * lanes + lane
+                if n < N:
+                    row = B[n]
+                    for k in range(K):
+                        panels[block, k, v, lane] = row[k]
+                else:
+                    for k in range(K):
+                        panels[block, k, v, lane] = 0
+
+
+@kernel
+def product(a, panels, out, start, stop):
+    """Rows `start` to `stop` of out (M, N) = a B; a (M, K), B in panels."""
+    add_rows(a, start * a.shape[1], a.shape[1], panels, out, start * out.shape[1], stop - start, 0)
+
+
+@kernel
+def transposed_product(a, B, out, columns, panel, start, stop):
+    """Groups `start` to `stop` of ROWS rows of out (M, N) = a^T B; a (K, M), B (K, N).
+
+    columns (M / ROWS, depth, ROWS) and panel (1, depth, 3, lanes) are room for `depth` steps of k.
+    """
+    out[start * ROWS : stop * ROWS] = 0
+    most = panel.shape[1]
+    for first in range(0, a.shape[0], most):
+        depth = min(most, a.shape[0] - first)
+        pack_columns(a[first : first + depth, start * ROWS : stop * ROWS], columns[start:stop], 0)
+        for column in range(0, B.shape[1], VECTORS * panel.shape[3]):
+            pack_panel(B, first, depth, column, panel, 0)
+            add_columns(columns, panel, depth, out, column, start, stop)

@@ -1,0 +1,220 @@
+"""The fused recurrence of one layer: products, gates and state update of a tile in one pass.
+
+Forward, for some rows of the batch and one vector of units: x_t W and h_{t-1} R are summed up on top
+of a row of a table (the look-up of the first layer, or the bias), and become gates, c and h while
+the sums are still in registers. Backward, for two vectors of units: dh_t takes in da_{t+1} R^T over
+all 3H, then the gate gradients follow at once; every few steps, while their da is still in the
+nearest caches, come the products for dR, dW and dx. Units beyond the last whole vector are masked,
+so any H will do.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from .compiling import kernel
+from .products import VECTORS, add_columns, add_rows, pack_columns, pack_panel
+from .tiles import ROWS, add_products, zeros
+from .vectors import INT, Lanes, Value, at, copy_vector, lanes_of, switch
+
+GATES = 3  # vectors in a tile of forward: the three gates of one vector of units
+UNITS = 2  # vectors in a tile of backward: two of units
+
+
+@intrinsic
+def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h_next, gates):
+    """One time step for 1 to ROWS rows of the batch and the units from `unit` on.
+
+    Pointers: `table` to the first row's first number for these units, of which the row ids[r] is
+    meant; x and h to the first row of x_t and h_{t-1}; W and R to panels; the others to the tile's
+    first number. `gates` is None where they are not kept.
+    """
+    keep = not isinstance(gates, types.NoneType)
+
+    def generate(context, builder, signature, values):
+        rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h_next, gates = values
+        lanes = lanes_of(builder, signature.args[3])
+        mask = lanes.mask(builder.sub(H, unit))
+
+        def variant(count: int) -> None:
+            def row(pointer: Value, r: int, width: int = 1, gate: int = 0) -> Value:
+                """Where row r, and its gate, begins in an array with rows of `width` times H."""
+                return lanes.offset(pointer, builder.mul(H, ir.Constant(INT, r * width + gate)))
+
+            sums = []
+            for r in range(count):
+                index = builder.load(builder.gep(ids, [ir.Constant(INT, r)], source_etype=INT), typ=INT)
+                start = lanes.offset(table, builder.mul(index, builder.mul(H, ir.Constant(INT, GATES))))
+                sums.append([lanes.load(row(start, 0, GATES, gate), mask) for gate in range(GATES)])
+            inputs = [lanes.offset(x, builder.mul(D, ir.Constant(INT, r))) for r in range(count)]
+            sums = add_products(lanes, sums, inputs, W, D)
+            sums = add_products(lanes, sums, [row(h, r) for r in range(count)], R, H)
+            for r, (a_i, a_o, a_g) in enumerate(sums):
+                i, o, g = lanes.sigmoid(a_i), lanes.sigmoid(a_o), lanes.tanh(a_g)
+                before = lanes.load(row(c, r), mask)
+                now = lanes.fma(i, lanes.sub(g, before), before)
+                lanes.store(now, row(c_next, r), mask)
+                lanes.store(lanes.mul(o, lanes.tanh(now)), row(h_next, r), mask)
+                if keep:
+                    for gate, activated in enumerate((i, o, g)):
+                        lanes.store(activated, row(gates, r, GATES, gate), mask)
+
+        switch(builder, rows, ROWS, variant)
+
+    size = types.intp
+    arguments = (size, size, size, table, ids, size, x, W, h, R, c, c_next, h_next, gates)
+    return types.void(*arguments), generate
+
+
+@intrinsic
+def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_before, c, da):
+    """Back through one time step, for 1 to ROWS rows of the batch and the units from `unit` on.
+
+    Pointers: `R` to a panel of the transpose; `da_after` to the first row of da_{t+1}, of which
+    `depth` numbers are read (3H, or 0 at the last time step); the others to the tile's first
+    number. dc is changed in place.
+    """
+
+    def generate(context, builder, signature, values):
+        rows, H, unit, depth, R, dh, da_after, dc, gates, c_before, c, da = values
+        lanes = lanes_of(builder, signature.args[4])
+        columns = [ir.Constant(INT, v * lanes.count) for v in range(UNITS)]
+        masks = [lanes.mask(builder.sub(builder.sub(H, unit), column)) for column in columns]
+
+        def variant(count: int) -> None:
+            def tile(pointer: Value, r: int, v: int = 0, width: int = 1, gate: int = 0) -> Value:
+                start = builder.mul(H, ir.Constant(INT, r * width + gate))
+                return lanes.offset(pointer, builder.add(start, columns[v]))
+
+            each = [(r, v) for r in range(count) for v in range(UNITS)]
+            for r, v in each:
+                for gate in range(GATES):
+                    lanes.prefetch(tile(gates, r, v, GATES, gate))
+                lanes.prefetch(tile(dh, r, v))
+                lanes.prefetch(tile(c_before, r, v))
+            inputs = [tile(da_after, r, 0, GATES) for r in range(count)]
+            sums = add_products(lanes, zeros(lanes, count, UNITS), inputs, R, depth)
+            for r, v in each:
+                i, o, g = (lanes.load(tile(gates, r, v, GATES, gate), masks[v]) for gate in range(GATES))
+                outer, before, now, carry = (
+                    lanes.load(tile(array, r, v), masks[v]) for array in (dh, c_before, c, dc)
+                )
+                total = lanes.add(outer, sums[r][v])
+                carry, *gradients = _gates_backward(lanes, total, carry, i, o, g, before, now)
+                lanes.store(carry, tile(dc, r, v), masks[v])
+                for gate, gradient in enumerate(gradients):
+                    lanes.store(gradient, tile(da, r, v, GATES, gate), masks[v])
+
+        switch(builder, rows, ROWS, variant)
+
+    size = types.intp
+    arguments = (size, size, size, size, R, dh, da_after, dc, gates, c_before, c, da)
+    return types.void(*arguments), generate
+
+
+def _gates_backward(
+    lanes: Lanes, dh: Value, dc: Value, i: Value, o: Value, g: Value, c_before: Value, c: Value
+) -> tuple[Value, Value, Value, Value]:
+    """dc_{t-1}, da_i, da_o and da_g: the equations of `charlstm.backends.ops`."""
+    add, sub, mul, one = lanes.add, lanes.sub, lanes.mul, lanes.constant(1.0)
+    tanh_c = lanes.tanh(c)
+    dh_o = mul(dh, o)
+    dc = add(dc, mul(dh_o, sub(one, mul(tanh_c, tanh_c))))
+    dc_i, kept = mul(dc, i), sub(one, i)
+    da_i = mul(mul(dc_i, kept), sub(g, c_before))
+    da_o = mul(mul(dh_o, tanh_c), sub(one, o))
+    da_g = mul(dc_i, sub(one, mul(g, g)))
+    return mul(dc, kept), da_i, da_o, da_g
+
+
+@kernel
+def pack_gates(weights, panels, start, stop):
+    """W or R (K, 3H) to panels (blocks, K, 3, lanes), the three gates of a vector of units together."""
+    K, H = weights.shape[0], weights.shape[1] // GATES
+    lanes = panels.shape[3]
+    for block in range(start, stop):
+        unit = block * lanes
+        for k in range(K):
+            for gate in range(GATES):
+                copy_vector(
+                    at(weights, (k * GATES + gate) * H + unit),
+                    at(panels, ((block * K + k) * GATES + gate) * lanes),
+                    H - unit,
+                )
+
+
+@kernel
+def forward(table, ids, x, W, R, h, c, gates, start, stop):
+    """All time steps for rows `start` to `stop` of the batch; slot 0 of h and c holds h0 and c0.
+
+    a_t = table[ids_t] + x_t W + h_{t-1} R, for table (V, 3H), ids (T, B), x (T, B, D) with D >= 0;
+    W and R as panels. h (T+1, B, H); c (T+1, B, H), or (1, B, H) to keep only the last one; gates
+    (T, B, 3H), or None to keep none.
+    """
+    T, B, H, D = ids.shape[0], ids.shape[1], h.shape[2], x.shape[2]
+    lanes = R.shape[3]
+    tiles = (stop - start + ROWS - 1) // ROWS
+    for t in range(T):
+        before, after = t % c.shape[0] * B, (t + 1) % c.shape[0] * B
+        for block in range(R.shape[0]):
+            unit = block * lanes
+            for k in range(tiles):
+                first = start + (stop - start) * k // tiles
+                rows = start + (stop - start) * (k + 1) // tiles - first
+                row = t * B + first
+                _forward_tile(
+                    rows, H, unit, at(table, unit), at(ids, row),
+                    D, at(x, row * D), at(W, block * D * GATES * lanes),
+                    at(h, row * H), at(R, block * H * GATES * lanes),
+                    at(c, (before + first) * H + unit), at(c, (after + first) * H + unit),
+                    at(h, (row + B) * H + unit), at(gates, row * GATES * H + unit),
+                )  # fmt: skip
+
+
+@kernel
+def backward(dh, dc, R, W, h, c, gates, ids, x, dtable, dx, dR, dW, da, h_columns, x_columns, panel, start, stop):
+    """Back through all time steps for rows `start` to `stop` of the batch.
+
+    dh (T, B, H) is the gradient by every h_t from outside; dc (B, H), by the last c, becomes that by
+    c0. R (blocks, 3H, 2, lanes) and W (blocks, 3H, 3, lanes) are panels of the transposes. Adds to
+    dtable (V, 3H), dR (H, 3H) and dW (D, 3H), writes dx (T, B, D). Room for some steps of these
+    rows: da (steps + 1, stop - start, 3H), h_columns and x_columns (H or D / ROWS, steps * (stop - start),
+    ROWS), and panel (1, steps * (stop - start), 3, lanes). At the end slot `steps` of da holds that of t = 0.
+    """
+    T, B, H = dh.shape
+    D, steps, count = x.shape[2], da.shape[0] - 1, stop - start
+    width = UNITS * R.shape[3]
+    tiles = (count + ROWS - 1) // ROWS
+    for end in range(T, 0, -steps):
+        begin = max(0, end - steps)
+        empty = steps - (end - begin)  # slots of da that the last piece leaves unused
+        for t in range(end - 1, begin - 1, -1):
+            slot = t - begin + empty
+            depth = GATES * H if t < T - 1 else 0
+            for block in range(R.shape[0]):
+                unit = block * width
+                for k in range(tiles):
+                    first = count * k // tiles
+                    rows = count * (k + 1) // tiles - first
+                    row = t * B + start + first
+                    _backward_tile(
+                        rows, H, unit, depth, at(R, block * GATES * H * width), at(dh, row * H + unit),
+                        at(da, ((slot + 1) * count + first) * GATES * H), at(dc, (start + first) * H + unit),
+                        at(gates, row * GATES * H + unit), at(c, row * H + unit),
+                        at(c, (row + B) * H + unit), at(da, (slot * count + first) * GATES * H + unit),
+                    )  # fmt: skip
+            pack_columns(h[t, start:stop], h_columns, (t - begin) * count)
+            pack_columns(x[t, start:stop], x_columns, (t - begin) * count)
+            for k in range(count):
+                into, row_da = dtable[ids[t, start + k]], da[slot, k]
+                for n in range(GATES * H):
+                    into[n] += row_da[n]
+            add_rows(da, slot * count * GATES * H, GATES * H, W, dx, (t * B + start) * D, count, 0)
+        rows_da = da[empty:steps].reshape((end - begin) * count, GATES * H)
+        for column in range(0, GATES * H, VECTORS * panel.shape[3]):
+            pack_panel(rows_da, 0, rows_da.shape[0], column, panel, 0)
+            add_columns(h_columns, panel, rows_da.shape[0], dR, column, 0, h_columns.shape[0])
+            add_columns(x_columns, panel, rows_da.shape[0], dW, column, 0, x_columns.shape[0])
+        da[steps] = da[empty]

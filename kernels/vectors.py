@@ -1,0 +1,259 @@
+"""Vector instructions written as LLVM IR, of the width that the machine's registers have.
+
+A `Lanes` object writes instructions on vectors of one width into a function that Numba is
+compiling; the micro-kernels of `tiles` and `recurrence` are put together from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import config
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+from . import elementwise as coefficients
+
+INT = ir.IntType(64)
+INT32 = ir.IntType(32)
+Value = Any  # an llvmlite IR value
+
+
+class Registers(NamedTuple):
+    """What a machine's vector registers hold."""
+
+    name: str
+    bits: int  # of one register
+    rows: int  # of a tile: rows x 3 sums, 3 vectors of weights and one of state fit at once
+
+
+KNOWN = (
+    Registers("avx512", 512, 8),  # 32 registers
+    Registers("avx2", 256, 4),  # 16 registers
+    Registers("neon", 128, 8),  # 32 registers
+)
+NEEDED = {"avx512": {"avx512f"}, "avx2": {"avx2", "fma"}, "neon": {"neon"}}
+
+
+def host_registers() -> Registers | None:
+    """The widest registers that Numba compiles for and that have a tile; None: use the generic loops.
+
+    Numba compiles for this machine unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say otherwise, which
+    is how the tests force narrower registers or none.
+    """
+    text = config.CPU_FEATURES
+    if text is None:
+        text = binding.get_host_cpu_features().flatten()
+    has = {feature[1:] for feature in text.split(",") if feature.startswith("+")}
+    return next((registers for registers in KNOWN if NEEDED[registers.name] <= has), None)
+
+
+REGISTERS = host_registers()
+
+
+class Lanes:
+    """Writes instructions on vectors of `count` numbers of an LLVM type (float or double)."""
+
+    def __init__(self, builder: ir.IRBuilder, real: ir.Type, registers: Registers) -> None:
+        self.builder, self.real = builder, real
+        self.size = 4 if isinstance(real, ir.FloatType) else 8
+        self.count = registers.bits // (8 * self.size)
+        self.vector = ir.VectorType(real, self.count)
+        self._suffix = f"v{self.count}f{8 * self.size}"
+
+    def constant(self, x: float) -> Value:
+        return ir.Constant(self.vector, [ir.Constant(self.real, float(x))] * self.count)
+
+    def offset(self, pointer: Value, index: Value) -> Value:
+        """The address of element `index` from `pointer` on."""
+        return self.builder.gep(pointer, [index], source_etype=self.real)
+
+    def mask(self, left: Value) -> Value:
+        """True in the first `left` lanes (an i64; may be more than there are, or less than none)."""
+        b, integers = self.builder, ir.VectorType(INT, self.count)
+        numbers = ir.Constant(integers, [ir.Constant(INT, k) for k in range(self.count)])
+        return b.icmp_signed("<", numbers, self._spread(left, integers))
+
+    def _spread(self, number: Value, kind: ir.VectorType) -> Value:
+        b, undefined = self.builder, ir.Constant(kind, ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(INT32, self.count), [ir.Constant(INT32, 0)] * self.count)
+        return b.shuffle_vector(b.insert_element(undefined, number, ir.Constant(INT32, 0)), undefined, zeros)
+
+    def load(self, pointer: Value, mask: Value | None = None) -> Value:
+        """A vector from memory; 0, and memory left alone, where the mask is false."""
+        if mask is None:
+            return self.builder.load(pointer, align=self.size, typ=self.vector)
+        name = f"llvm.masked.load.{self._suffix}.p0"
+        return self._call(name, self.vector, pointer, ir.Constant(INT32, self.size), mask, self.constant(0))
+
+    def store(self, value: Value, pointer: Value, mask: Value | None = None) -> None:
+        if mask is None:
+            pointer = self.builder.bitcast(pointer, self.vector.as_pointer())
+            self.builder.store(value, pointer, align=self.size)
+        else:
+            name = f"llvm.masked.store.{self._suffix}.p0"
+            self._call(name, ir.VoidType(), value, pointer, ir.Constant(INT32, self.size), mask)
+
+    def broadcast(self, pointer: Value) -> Value:
+        """One number from memory in every lane."""
+        number = self.builder.load(pointer, align=self.size, typ=self.real)
+        return self._spread(number, self.vector)
+
+    def prefetch(self, pointer: Value, to_write: bool = False) -> None:
+        """Ask for the cache line of an address that is needed soon."""
+        hints = (int(to_write), 3, 1)  # keep it in the nearest cache; it is data
+        self._call("llvm.prefetch.p0", ir.VoidType(), pointer, *(ir.Constant(INT32, hint) for hint in hints))
+
+    def _call(self, name: str, result: ir.Type, *arguments: Value) -> Value:
+        module = self.builder.module
+        function = module.globals.get(name)
+        if function is None:
+            function = ir.Function(module, ir.FunctionType(result, [x.type for x in arguments]), name)
+        return self.builder.call(function, arguments)
+
+    # ---- arithmetic ---------------------------------------------------------------------
+
+    def add(self, x: Value, y: Value) -> Value:
+        return self.builder.fadd(x, y)
+
+    def sub(self, x: Value, y: Value) -> Value:
+        return self.builder.fsub(x, y)
+
+    def mul(self, x: Value, y: Value) -> Value:
+        return self.builder.fmul(x, y)
+
+    def fma(self, x: Value, y: Value, z: Value) -> Value:
+        """x y + z, rounded once."""
+        return self._call(f"llvm.fma.{self._suffix}", self.vector, x, y, z)
+
+    def polynomial(self, x: Value, powers: Sequence[float]) -> Value:
+        """Horner's scheme, the highest power first."""
+        total = self.constant(powers[0])
+        for power in powers[1:]:
+            total = self.fma(total, x, self.constant(power))
+        return total
+
+    def _clamp(self, x: Value, low: float, high: float) -> Value:
+        # a comparison with a NaN is false, and the NaN stays
+        b = self.builder
+        for bound, comparison in ((high, ">"), (low, "<")):
+            limit = self.constant(bound)
+            x = b.select(b.fcmp_ordered(comparison, x, limit), limit, x)
+        return x
+
+    def tanh(self, x: Value) -> Value:
+        """As `elementwise.tanh`, by the same polynomials."""
+        return self._tanh32(x) if self.size == 4 else self._tanh64(x)
+
+    def sigmoid(self, x: Value) -> Value:
+        half = self.constant(0.5)
+        return self.fma(half, self.tanh(self.mul(half, x)), half)
+
+    def _tanh32(self, x: Value) -> Value:
+        x = self._clamp(x, -9.0, 9.0)
+        z = self.mul(x, x)
+        p, q = (self.polynomial(z, powers) for powers in (coefficients.P32, coefficients.Q32))
+        return self.builder.fdiv(self.mul(x, p), q)
+
+    def _tanh64(self, x: Value) -> Value:
+        b, one = self.builder, self.constant(1.0)
+        z = self.mul(x, x)
+        p, q = (self.polynomial(z, powers) for powers in (coefficients.P64, coefficients.Q64))
+        near = self.fma(self.mul(x, z), b.fdiv(p, q), x)
+        size = self._call(f"llvm.fabs.{self._suffix}", self.vector, x)
+        far = self.sub(one, b.fdiv(self.constant(2.0), self.add(self._exp64(self.add(size, size)), one)))
+        far = self._call(f"llvm.copysign.{self._suffix}", self.vector, far, x)
+        return b.select(b.fcmp_ordered("<", size, self.constant(0.625)), near, far)
+
+    def _exp64(self, x: Value) -> Value:
+        b, c = self.builder, coefficients
+        x = self._clamp(x, c.LOWEST64, c.HIGHEST64)
+        magic = self.constant(c.MAGIC64)
+        shifted = self.fma(x, self.constant(c.LOG2_E), magic)
+        k = self.sub(magic, shifted)
+        r = self.fma(k, self.constant(c.LN2_LOW), self.fma(k, self.constant(c.LN2_HIGH), x))
+        integers = ir.VectorType(INT, self.count)
+        bias, mantissa = (ir.Constant(integers, [ir.Constant(INT, n)] * self.count) for n in (1023, 52))
+        power = b.shl(b.add(b.bitcast(shifted, integers), bias), mantissa)
+        return self.mul(self.polynomial(r, c.TAYLOR64), b.bitcast(power, self.vector))
+
+
+def counted_loop(
+    builder: ir.IRBuilder,
+    start: Value,
+    stop: Value,
+    step: int,
+    values: Sequence[Value],
+    body: Callable[[Value, Sequence[Value]], Sequence[Value]],
+) -> list[Value]:
+    """Write `for k in range(start, stop, step): values = body(k, values)`; the last values."""
+    before = builder.block
+    head, inside, after = (builder.append_basic_block(n) for n in ("head", "inside", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    k = builder.phi(start.type)
+    phis = [builder.phi(value.type) for value in values]
+    k.add_incoming(start, before)
+    for phi, value in zip(phis, values, strict=True):
+        phi.add_incoming(value, before)
+    builder.cbranch(builder.icmp_signed("<", k, stop), inside, after)
+    builder.position_at_end(inside)
+    new = body(k, phis)
+    following = builder.add(k, ir.Constant(start.type, step))
+    k.add_incoming(following, builder.block)
+    for phi, value in zip(phis, new, strict=True):
+        phi.add_incoming(value, builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return phis
+
+
+def switch(builder: ir.IRBuilder, number: Value, cases: int, body: Callable[[int], None]) -> None:
+    """Write one variant of the code for each of 1 to `cases`; the one for `number` is run."""
+    after = builder.append_basic_block("after")
+    blocks = [builder.append_basic_block(f"case{n}") for n in range(1, cases + 1)]
+    choice = builder.switch(number, after)
+    for n, block in enumerate(blocks, start=1):
+        choice.add_case(ir.Constant(number.type, n), block)
+        builder.position_at_end(block)
+        body(n)
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+@intrinsic
+def at(typing, array, index):
+    """A pointer to element `index` of a C-contiguous array, counted through all its dimensions.
+
+    None where there is no array.
+    """
+    if isinstance(array, types.NoneType):
+        return types.none(array, types.intp), lambda context, *_: context.get_dummy_value()
+    if array.layout != "C":
+        raise TypingError("an array that is not C-contiguous")
+
+    def generate(context, builder, signature, values):
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.gep(data, [values[1]], source_etype=context.get_data_type(array.dtype))
+
+    return types.CPointer(array.dtype)(array, types.intp), generate
+
+
+def lanes_of(builder: ir.IRBuilder, pointer: types.CPointer) -> Lanes:
+    """Lanes of the numbers that a Numba pointer points to."""
+    real = ir.FloatType() if pointer.dtype == types.float32 else ir.DoubleType()
+    return Lanes(builder, real, REGISTERS)
+
+
+@intrinsic
+def copy_vector(typing, source, target, count):
+    """Copy the first `count` of a vector's numbers between pointers; zeros where count is less."""
+
+    def generate(context, builder, signature, values):
+        lanes = lanes_of(builder, signature.args[0])
+        lanes.store(lanes.load(values[0], lanes.mask(values[2])), values[1])
+
+    return types.void(source, target, types.intp), generate
