@@ -85,9 +85,7 @@ def _columns(tokens: np.ndarray, starts: np.ndarray, T: int) -> np.ndarray:
 def _count(
     model: CIFGModel, tokens: np.ndarray, starts: np.ndarray, T: int, state: State, totals: np.ndarray
 ) -> State:
-    logits, state = model.forward(_columns(tokens, starts, T), state)
-    rows = model.ops.xp.reshape(logits, (-1, model.output_size))
-    targets = model.ops.asarray(_columns(tokens, starts + 1, T).reshape(-1).astype(np.int64))
-    loss, _ = model.ops.softmax_cross_entropy(rows, targets)
-    totals += np.array([loss, model.ops.mean_max_posterior(rows)]) * targets.shape[0]
+    x, targets = (_columns(tokens, first, T) for first in (starts, starts + 1))
+    loss, confidence, state = model.loss(x, targets, state)
+    totals += np.array([loss, confidence]) * targets.size
     return state

@@ -73,19 +73,21 @@ def _sum(x):
 
 @kernel
 def softmax_cross_entropy(logits, targets, dlogits, scale):
-    """Sum of the losses of some rows (float64); dlogits becomes (posterior - one hot) * scale."""
+    """Sum of the losses of some rows (float64); dlogits becomes (posterior - one hot) * scale.
+
+    dlogits may be logits.
+    """
     N, V = logits.shape
     loss = 0.0
     for n in range(N):
-        row, out = logits[n], dlogits[n]
-        largest = row[0]
+        row, out, target = logits[n], dlogits[n], targets[n]
+        largest, score = row[0], row[target]
         for k in range(1, V):
             largest = row[k] if row[k] > largest else largest
         for k in range(V):
             out[k] = exp(row[k] - largest)
         total = _sum(out)
-        target = targets[n]
-        loss += np.log(np.float64(total)) - np.float64(row[target] - largest)
+        loss += np.log(np.float64(total)) - np.float64(score - largest)
         factor = scale / total
         for k in range(V):
             out[k] *= factor

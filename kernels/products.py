@@ -140,15 +140,14 @@ def pack_transposed(B, panels, start, stop):
     vectors, lanes = panels.shape[2:]
     for block in range(start, stop):
         for v in range(vectors):
-            for lane in range(lanes):
-                n = (block * vectors + v) * lanes + lane
-                if n < N:
-                    row = B[n]
-                    for k in range(K):
-                        panels[block, k, v, lane] = row[k]
-                else:
-                    for k in range(K):
-                        panels[block, k, v, lane] = 0
+            first = (block * vectors + v) * lanes
+            used = max(0, min(lanes, N - first))
+            for k in range(K):
+                into = panels[block, k, v]
+                for lane in range(used):
+                    into[lane] = B[first + lane, k]
+                for lane in range(used, lanes):
+                    into[lane] = 0
 
 
 @kernel

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import products, recurrence
+from ..kernels import head, products, recurrence
 from ..kernels.tiles import ROWS
 from ..kernels.vectors import REGISTERS
 from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
 from .ops import Array, CIFGTape, LayerGradients, LayerInput, check_dtype, check_recurrence
 
-PIECE = 160  # rows of da that backward gathers before it multiplies: they must fit the nearest caches
+PIECE = 160  # rows of da or of logits that are gathered for a product: they must fit the nearest caches
 DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
 
 
@@ -39,15 +39,14 @@ class FusedOps(NumbaOps):
         self._shards.run(lambda s, e: products.product(a, panels, out, s, e), a.shape[0], smallest)
 
     def _transposed_product(self, a: Array, b: Array, out: Array) -> None:
-        (K, M), lanes = a.shape, _lanes(a.dtype)
-        groups, depth = -(-M // ROWS), min(DEPTH, K)
-        columns = self.empty((groups, depth, ROWS), a.dtype)
+        K, M = a.shape
+        depth = min(DEPTH, K)
+        columns = self._columns(M, depth, a.dtype)
 
         def shard(s: int, e: int) -> None:
-            panel = self.empty((1, depth, products.VECTORS, lanes), a.dtype)
-            products.transposed_product(a, b, out, columns, panel, s, e)
+            products.transposed_product(a, b, out, columns, self._panel(depth, a.dtype), s, e)
 
-        self._shards.run(shard, groups, max(1, SMALLEST_PRODUCT // (K * b.shape[1] * ROWS)))
+        self._shards.run(shard, columns.shape[0], max(1, SMALLEST_PRODUCT // (K * b.shape[1] * ROWS)))
 
     def _panels(self, b: Array, vectors: int) -> Array:
         """A matrix (K, N), or a view that transposes one, packed for the tile engine."""
@@ -68,7 +67,7 @@ class FusedOps(NumbaOps):
         return panels
 
     def _pack(self, pack: Any, weights: Array, panels: Array) -> None:
-        smallest = max(1, SMALLEST_PRODUCT * panels.shape[0] // max(1, 16 * panels.size))
+        smallest = max(1, 4 * SMALLEST_LOOP * panels.shape[0] // max(1, panels.size))
         self._shards.run(lambda s, e: pack(weights, panels, s, e), panels.shape[0], smallest)
 
     # ---- the recurrence -----------------------------------------------------------------
@@ -166,12 +165,15 @@ class FusedOps(NumbaOps):
             own, table = sums[threads[s]], tables[threads[s]]
             for total in own:
                 total[...] = 0
-            room = self._room(T, e - s, H, D, dh.dtype)
+            steps = max(1, min(T, PIECE // max(1, e - s)))
+            da = self.empty((steps + 1, e - s, 3 * H), dh.dtype)
+            da[-1] = 0
+            n = steps * (e - s)
+            room = *(self._columns(width, n, dh.dtype) for width in (H, D)), self._panel(n, dh.dtype)
             recurrence.backward(
-                dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx,
-                *own, *room, s, e,
-            )  # fmt: skip
-            np.matmul(room[0][-1], R.T, out=dh0[s:e])
+                dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx, *own, da, *room, s, e
+            )
+            np.matmul(da[-1], R.T, out=dh0[s:e])
 
         self._shards.run(shard, B, smallest)
         self._add_up([own[0] for own in sums], dR)
@@ -189,18 +191,60 @@ class FusedOps(NumbaOps):
 
         self._shards.run(shard, out.shape[0], max(1, SMALLEST_LOOP // max(1, out.shape[1])))
 
-    def _room(self, T: int, rows: int, H: int, D: int, dtype: Any) -> tuple[Array, ...]:
-        """Room for some time steps of one thread's rows, as `recurrence.backward` wants it."""
-        steps = max(1, min(T, PIECE // max(1, rows)))
-        n = steps * rows
-        da = self.empty((steps + 1, rows, 3 * H), dtype)
-        da[-1] = 0
-        return (
-            da,
-            self.empty((-(-H // ROWS), n, ROWS), dtype),
-            self.empty((-(-D // ROWS), n, ROWS), dtype),
-            self.empty((1, n, products.VECTORS, _lanes(dtype)), dtype),
-        )
+    # ---- the head -----------------------------------------------------------------------
+
+    def head_loss(self, rows: Array, weight: Array, bias: Array, targets: Array) -> tuple[float, float]:
+        rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
+        N, V = rows.shape[0], weight.shape[1]
+        W = self._panels(weight, products.VECTORS)
+        sums: dict[int, tuple[float, float]] = {}
+
+        def shard(s: int, e: int) -> None:
+            logits = self.empty((min(PIECE, max(1, e - s)), V), rows.dtype)
+            sums[s] = head.loss(rows, W, bias, targets, logits, s, e)
+
+        self._shards.run(shard, N, self._smallest_head(weight))
+        loss, confidence = (sum(sums[s][k] for s in sorted(sums)) / N for k in range(2))
+        return loss, confidence
+
+    def head_gradients(
+        self, rows: Array, weight: Array, bias: Array, targets: Array, dweight: Array, dbias: Array
+    ) -> tuple[float, Array]:
+        rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
+        (N, H), V, dtype = rows.shape, weight.shape[1], rows.dtype
+        W, WT = self._panels(weight, products.VECTORS), self._panels(weight.T, products.VECTORS)
+        drows = self.empty((N, H), dtype)
+        sums: dict[int, tuple[float, Array, Array]] = {}
+
+        def shard(s: int, e: int) -> None:
+            piece = min(PIECE, max(1, e - s))
+            dW, db = self.zeros((H, V), dtype), self.zeros((V,), dtype)
+            logits = self.empty((piece, V), dtype)
+            room = self._columns(H, piece, dtype), self._panel(piece, dtype)
+            loss = head.gradients(
+                rows, W, bias, targets, WT, drows, dW, db, logits, *room, dtype.type(1 / N), s, e
+            )
+            sums[s] = loss, dW, db
+
+        self._shards.run(shard, N, self._smallest_head(weight))
+        losses, dWs, dbs = zip(*(sums[s] for s in sorted(sums)), strict=True)
+        self._add_up(list(dWs), dweight)
+        dbias[...] = sum(dbs)
+        return sum(losses) / N, drows
+
+    @staticmethod
+    def _smallest_head(weight: Array) -> int:
+        return max(ROWS, SMALLEST_PRODUCT // weight.size)
+
+    # ---- room for pieces ----------------------------------------------------------------
+
+    def _columns(self, width: int, steps: int, dtype: Any) -> Array:
+        """For `products.pack_columns`: `steps` rows of this width."""
+        return self.empty((-(-width // ROWS), steps, ROWS), dtype)
+
+    def _panel(self, steps: int, dtype: Any) -> Array:
+        """For `products.pack_panel`: one panel of `steps` rows."""
+        return self.empty((1, steps, products.VECTORS, _lanes(dtype)), dtype)
 
 
 class _Input(NamedTuple):

@@ -13,8 +13,9 @@ from .numpy_ops import NumPyOps
 from .ops import AdamStep, Array, CIFGTape, StepWeights, check_recurrence
 from .threads import ShardPool
 
-SMALLEST_PRODUCT = 1 << 20  # multiply-adds; a smaller product is not worth a second thread
-SMALLEST_LOOP = 1 << 14  # elements; likewise for a loop
+# A second thread costs about 0.1 ms to wake and to wait for. Less work than this is not worth one.
+SMALLEST_PRODUCT = 1 << 22  # multiply-adds
+SMALLEST_LOOP = 1 << 16  # elements
 
 
 class NumbaOps(NumPyOps):

@@ -326,9 +326,27 @@ class Ops:
         loss = -float(xp.sum(log_posterior * one_hot)) / N
         return loss, (xp.exp(log_posterior) - one_hot) / N
 
-    def mean_max_posterior(self, logits: Array) -> float:
-        """The largest posterior of each row of logits (N, V), averaged over the rows."""
-        return float(self.xp.mean(self.xp.max(self.softmax(logits), axis=1)))
+    def head_loss(self, rows: Array, weight: Array, bias: Array, targets: Array) -> tuple[float, float]:
+        """Loss of targets (N,) under softmax(rows weight + bias), and the largest posterior: means.
+
+        rows (N, H), weight (H, V), bias (V,); the loss is in nats.
+        """
+        logits = self.matmul(rows, weight) + bias
+        loss, _ = self.softmax_cross_entropy(logits, targets)
+        return loss, float(self.xp.mean(self.xp.max(self.softmax(logits), axis=1)))
+
+    def head_gradients(
+        self, rows: Array, weight: Array, bias: Array, targets: Array, dweight: Array, dbias: Array
+    ) -> tuple[float, Array]:
+        """The mean loss as in `head_loss`, and its gradient by the rows (N, H).
+
+        Writes the gradients of weight and bias over dweight (H, V) and dbias (V,).
+        """
+        logits = self.matmul(rows, weight) + bias
+        loss, dlogits = self.softmax_cross_entropy(logits, targets)
+        self.matmul(rows.T, dlogits, out=dweight)
+        dbias[...] = self.xp.sum(dlogits, axis=0)
+        return loss, self.matmul(dlogits, weight.T)
 
     # ---- training -----------------------------------------------------------------------
 

@@ -102,7 +102,9 @@ class CIFGModel:
         x = self._input(x)
         T, B = x.shape[:2]
         top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, B))
-        logits = self._head(self._emitting(top))
+        weight, bias = self._head(self.parameters)
+        logits = self.ops.matmul(self._emitting(top), weight)
+        logits += bias
         shape = (T, B, self.output_size) if self.emit == "every" else (B, self.output_size)
         return self.ops.xp.reshape(logits, shape), state
 
@@ -111,6 +113,16 @@ class CIFGModel:
         logits, state = self.forward(x, state)
         rows = self.ops.softmax(self.ops.xp.reshape(logits, (-1, self.output_size)))
         return self.ops.xp.reshape(rows, logits.shape), state
+
+    def loss(self, x: Any, targets: Any, state: State | None = None) -> tuple[float, float, State]:
+        """Mean loss in nats, the largest posterior averaged, and the carried state; no dropout.
+
+        x, targets and state, and what is raised, as in `loss_and_gradients`.
+        """
+        x, goals = self._input_and_goals(x, targets)
+        top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
+        loss, confidence = self.ops.head_loss(self._emitting(top), *self._head(self.parameters), goals)
+        return loss, confidence, state
 
     def step_weights(self) -> StepWeights:
         """The weights for `Ops.stack_step` and `Ops.generate`; a copy, stale once weights change."""
@@ -142,19 +154,15 @@ class CIFGModel:
         Raises ValueError for shapes that do not fit, tokens or targets out of range, empty input.
         """
         ops = self.ops
-        x = self._input(x)
+        x, goals = self._input_and_goals(x, targets)
         T, B = x.shape[:2]
-        targets = np.asarray(targets) if isinstance(targets, (list, tuple)) else targets
-        expected = (T, B) if self.emit == "every" else (B,)
-        if tuple(targets.shape) != expected or 0 in expected or T == 0:
-            raise ValueError(f"targets {tuple(targets.shape)} must be {expected}, and not empty")
-        goals = ops.xp.reshape(self._ids(targets, "targets"), (-1,))
         masks = self._masks(T, B, dropout_seed)
         tape = stack_forward(ops, self._first(x), self.parameters, self._state(state, B), masks)
-        loss, dlogits = ops.softmax_cross_entropy(self._head(self._emitting(tape.top)), goals)
-
         gradients = Gradients(ops, self.shapes, self.config.dtype)
-        dh = self._head_backward(dlogits, tape, gradients)
+        loss, drows = ops.head_gradients(
+            self._emitting(tape.top), *self._head(self.parameters), goals, *self._head(gradients)
+        )
+        dh = self._to_all_steps(drows, T, B)
         layer, gradients.initial_state = stack_backward(ops, dh, self.parameters, gradients, tape)
         tokens = x if self.input_size is None else None
         inputs.input_backward(ops, layer, tokens, self.parameters, gradients)
@@ -174,6 +182,16 @@ class CIFGModel:
         if len(x.shape) != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"feature vectors must be (T, B, {self.input_size}), not {tuple(x.shape)}")
         return self.ops.asarray(x, self.config.dtype)
+
+    def _input_and_goals(self, x: Any, targets: Any) -> tuple[Array, Array]:
+        """The input, and targets as ids (N,), on the backend."""
+        x = self._input(x)
+        T, B = x.shape[:2]
+        targets = np.asarray(targets) if isinstance(targets, (list, tuple)) else targets
+        expected = (T, B) if self.emit == "every" else (B,)
+        if tuple(targets.shape) != expected or 0 in expected or T == 0:
+            raise ValueError(f"targets {tuple(targets.shape)} must be {expected}, and not empty")
+        return x, self.ops.xp.reshape(self._ids(targets, "targets"), (-1,))
 
     def _ids(self, x: Any, what: str) -> Array:
         """Token ids on the backend; those of the host are checked to be in range."""
@@ -219,23 +237,18 @@ class CIFGModel:
         rows = top if self.emit == "every" else top[-1:, ...]
         return self.ops.xp.reshape(rows, (rows.shape[0] * rows.shape[1], rows.shape[2]))
 
-    def _head(self, rows: Array) -> Array:
-        logits = self.ops.matmul(rows, self.parameters["head.weight"])
-        logits += self.parameters["head.bias"]
-        return logits
+    @staticmethod
+    def _head(parameters: Mapping[str, Array]) -> tuple[Array, Array]:
+        """Weight and bias of the head, or their gradients."""
+        return parameters["head.weight"], parameters["head.bias"]
 
-    def _head_backward(self, dlogits: Array, tape: StackTape, gradients: Mapping[str, Array]) -> Array:
-        """Gradients of the head, and dh (T, B, H)."""
-        ops = self.ops
-        ops.matmul(self._emitting(tape.top).T, dlogits, out=gradients["head.weight"])
-        gradients["head.bias"][...] = ops.xp.sum(dlogits, axis=0)
-        dh = ops.matmul(dlogits, self.parameters["head.weight"].T)
-        T, B, H = tape.top.shape
+    def _to_all_steps(self, drows: Array, T: int, B: int) -> Array:
+        """Back through `_emitting`: dh (T, B, H)."""
         if self.emit == "every":
-            return ops.xp.reshape(dh, (T, B, H))
-        all_steps = ops.zeros((T, B, H), dh.dtype)
-        all_steps[-1, ...] = dh
-        return all_steps
+            return self.ops.xp.reshape(drows, (T, B, drows.shape[1]))
+        dh = self.ops.zeros((T, B, drows.shape[1]), drows.dtype)
+        dh[-1, ...] = drows
+        return dh
 
 
 class LanguageModel(CIFGModel):
