@@ -153,12 +153,18 @@ class SamplingConfig:
     """Characters to generate."""
     temperature: float = 0.8
     """Divides the logits: lower is safer, higher is wilder; 0 takes the most probable character."""
+    top_k: int = 0
+    """Draw among this many of the most probable characters only; 0: among all."""
+    top_p: float = 1.0
+    """Draw among the most probable characters that hold this much of the probability (nucleus sampling)."""
     seed: int = 0
     """Seed of the draws: the same seed gives the same text."""
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _not_negative(self, "length", "temperature", "seed")
+        _not_negative(self, "length", "temperature", "top_k", "seed")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must lie above 0 and be at most 1, not {self.top_p}")
 
 
 @dataclass(frozen=True)

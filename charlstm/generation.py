@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from .backends import Sampler
+from .cifg import State
 from .config import SamplingConfig
 from .data import CharacterTokenizer, OnUnknown
 from .errors import DivergedError
@@ -28,27 +30,52 @@ def generate(
     one). Draws come from `sampling.seed` alone. Raises DataError, before the first character,
     for a prompt with characters outside of the vocabulary unless `on_unknown` says otherwise.
     """
+    pieces = generate_many(model, tokenizer, [prompt], sampling, on_unknown)
+    return (character for (piece,) in pieces for character in piece)
+
+
+def generate_many(
+    model: CIFGModel,
+    tokenizer: CharacterTokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingConfig | None = None,
+    on_unknown: OnUnknown = "error",
+) -> Iterator[list[str]]:
+    """Yield, a few characters at a time, what follows each of several prompts, drawn side by side.
+
+    Stream k draws from (seed, k) alone: its text does not depend on the other prompts, and that of
+    stream 0 is what `generate` gives. Raises as `generate` does.
+    """
     sampling = sampling if sampling is not None else SamplingConfig()
     start = "\n" if "\n" in tokenizer.vocabulary else tokenizer.vocabulary[0]
-    ids = tokenizer.encode(prompt, on_unknown)
-    if not len(ids):
-        ids = tokenizer.encode(start)
-    return _continue(model, tokenizer, ids, sampling)
+    encoded = [tokenizer.encode(prompt, on_unknown) for prompt in prompts]
+    encoded = [ids if len(ids) else tokenizer.encode(start) for ids in encoded]
+    return _continue(model, tokenizer, encoded, sampling) if encoded else iter(())
 
 
 def _continue(
-    model: CIFGModel, tokenizer: CharacterTokenizer, ids: np.ndarray, sampling: SamplingConfig
-) -> Iterator[str]:
-    ops, rng = model.ops, np.random.default_rng(sampling.seed)
-    state = model.zero_state(1)
-    for first in range(0, len(ids), PROMPT_CHUNK):
-        read, state = model.forward(ids[first : first + PROMPT_CHUNK, np.newaxis], state)
-    logits, h, c = read[-1, ...], state.h, state.c
+    model: CIFGModel, tokenizer: CharacterTokenizer, prompts: list[np.ndarray], sampling: SamplingConfig
+) -> Iterator[list[str]]:
+    ops = model.ops
+    draws = [np.random.default_rng([sampling.seed, k] if k else sampling.seed) for k in range(len(prompts))]
+    sampler = Sampler(sampling.temperature, sampling.top_k, sampling.top_p)
+    read = [_read(model, ids) for ids in prompts]
+    logits = ops.xp.concat([last for last, _ in read], axis=0)
+    h, c = (ops.xp.concat([state[k] for _, state in read], axis=1) for k in range(2))
     weights = model.step_weights()
     for first in range(0, sampling.length, DRAWN_AT_ONCE):
-        uniforms = rng.random(min(DRAWN_AT_ONCE, sampling.length - first))
+        count = min(DRAWN_AT_ONCE, sampling.length - first)
+        uniforms = np.stack([rng.random(count) for rng in draws], axis=1)
         try:
-            tokens, logits, h, c = ops.generate(weights, logits, h, c, uniforms, sampling.temperature)
+            tokens, logits, h, c = ops.generate(weights, logits, h, c, uniforms, sampler)
         except FloatingPointError:
             raise DivergedError("the model's logits are not finite: its weights are unusable") from None
-        yield from tokenizer.decode(tokens)
+        yield [tokenizer.decode(column) for column in tokens.T]
+
+
+def _read(model: CIFGModel, ids: np.ndarray) -> tuple[np.ndarray, State]:
+    """The last logits (1, V) and the state after tokens (N,)."""
+    state = model.zero_state(1)
+    for first in range(0, len(ids), PROMPT_CHUNK):
+        logits, state = model.forward(ids[first : first + PROMPT_CHUNK, np.newaxis], state)
+    return logits[-1, ...], state

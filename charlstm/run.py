@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +12,11 @@ import numpy as np
 
 from . import checkpoint
 from .backends import Ops
-from .config import Config, DataConfig, SamplingConfig
+from .config import Config, DataConfig, SamplingConfig, from_dict
 from .data import CharacterTokenizer, Corpus, OnUnknown
 from .errors import CheckpointError, DataError, UsageError
 from .evaluation import Evaluation, evaluate
-from .generation import generate
+from .generation import generate_many
 from .model import CIFGModel
 
 Split = Literal["train", "val", "all"]
@@ -41,22 +42,25 @@ class Run:
         """The lines of metrics.jsonl: losses, learning rate, speed by step."""
         return read_metrics(self.directory / "metrics.jsonl")
 
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        length: int = SamplingConfig.length,
-        temperature: float = SamplingConfig.temperature,
-        seed: int = SamplingConfig.seed,
-        on_unknown: OnUnknown = "error",
-    ) -> str:
-        """The prompt and `length` characters after it; the same seed gives the same text.
+    def generate(self, prompt: str = "", *, on_unknown: OnUnknown = "error", **sampling: Any) -> str:
+        """The prompt and what follows it; the same seed gives the same text.
 
-        Raises DataError for a prompt with characters that the model does not know, unless
-        `on_unknown` is "skip" or "replace".
+        Keywords are those of `SamplingConfig`: length, temperature, top_k, top_p, seed. Raises
+        DataError for a prompt with characters that the model does not know, unless `on_unknown` is
+        "skip" or "replace".
         """
-        sampling = SamplingConfig(length, temperature, seed)
-        return prompt + "".join(generate(self.model, self.tokenizer, prompt, sampling, on_unknown))
+        return self.generate_many([prompt], on_unknown=on_unknown, **sampling)[0]
+
+    def generate_many(
+        self, prompts: Sequence[str], *, on_unknown: OnUnknown = "error", **sampling: Any
+    ) -> list[str]:
+        """Each of several prompts and what follows it, drawn side by side: far faster than in turn.
+
+        Keywords and errors as in `generate`; the first text is the one that `generate` gives.
+        """
+        config = from_dict(SamplingConfig, sampling, "generate")
+        pieces = generate_many(self.model, self.tokenizer, prompts, config, on_unknown)
+        return ["".join(parts) for parts in zip(prompts, *pieces, strict=True)]
 
     def evaluate(
         self,

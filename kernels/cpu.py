@@ -1,4 +1,4 @@
-"""Fused loops of the Numba backend: gates, cross-entropy, segment sum, Adam, and sampling steps.
+"""Fused loops of the Numba backend: gates, cross-entropy, segment sum, Adam.
 
 Each runs without the GIL on a shard of rows, columns or elements that the caller chose; arrays
 are C-contiguous rows. Loops are kept to few arrays each: LLVM gives up on vectorising a loop when
@@ -93,71 +93,6 @@ def softmax_cross_entropy(logits, targets, dlogits, scale):
             out[k] *= factor
         out[target] -= scale
     return loss
-
-
-@kernel
-def add_product(x, A, y):
-    """y += x A for a vector x (K,) and A (K, N), four rows of A at a time."""
-    K, N = A.shape
-    whole = K - K % 4
-    for k in range(0, whole, 4):
-        x0, x1, x2, x3 = x[k], x[k + 1], x[k + 2], x[k + 3]
-        a0, a1, a2, a3 = A[k], A[k + 1], A[k + 2], A[k + 3]
-        for n in range(N):
-            y[n] += x0 * a0[n] + x1 * a1[n] + x2 * a2[n] + x3 * a3[n]
-    for k in range(whole, K):
-        x0, a0 = x[k], A[k]
-        for n in range(N):
-            y[n] += x0 * a0[n]
-
-
-@kernel
-def draw(logits, temperature, uniform, cumulative):
-    """The token at `uniform` of softmax(logits / temperature); -1 where logits are not finite."""
-    V = logits.shape[0]
-    best = 0
-    for v in range(V):
-        if not np.isfinite(logits[v]):
-            return -1
-        if logits[v] > logits[best]:
-            best = v
-    if temperature == 0:
-        return best
-    total = 0.0
-    for v in range(V):
-        total += np.exp((np.float64(logits[v]) - np.float64(logits[best])) / temperature)
-        cumulative[v] = total
-    return np.searchsorted(cumulative, uniform * total, side="right")
-
-
-@kernel
-def generate(table, W, b, R, head, bias, logits, h, c, uniforms, temperature, tokens):
-    """Draw tokens (N,) of one stream; logits (V,), h and c (L, H) go on in place; draws made.
-
-    W (L-1, H, 3H), b (L-1, 3H) and R (L, H, 3H) are stacked. Stops early at logits that are not
-    finite.
-    """
-    L, H = h.shape
-    a, gates = np.empty((1, 3 * H), h.dtype), np.empty((1, 3 * H), h.dtype)
-    before, nothing = np.empty((1, H), h.dtype), np.zeros((1, 3 * H), h.dtype)
-    cumulative = np.empty(logits.shape[0])
-    for n in range(uniforms.shape[0]):
-        token = draw(logits, temperature, uniforms[n], cumulative)
-        if token < 0:
-            return n
-        tokens[n] = token
-        for k in range(L):
-            if k:
-                a[0, :] = b[k - 1]
-                add_product(h[k - 1], W[k - 1], a[0])
-            else:
-                a[0, :] = table[token]
-            add_product(h[k], R[k], a[0])
-            before[0, :] = c[k]
-            gates_forward(a, nothing, before, gates, c[k : k + 1], h[k : k + 1])
-        logits[:] = bias
-        add_product(h[L - 1], head, logits)
-    return uniforms.shape[0]
 
 
 @kernel

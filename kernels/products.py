@@ -11,6 +11,7 @@ from .tiles import ROWS, add_products, zeros
 from .vectors import INT, at, copy_vector, lanes_of, switch
 
 VECTORS = 3  # of columns in a tile
+PIECE = 128  # rows that meet all panels before the next ones do, so that they stay in the nearest caches
 
 
 def _make_tile(transposed: bool):
@@ -153,7 +154,9 @@ def pack_transposed(B, panels, start, stop):
 @kernel
 def product(a, panels, out, start, stop):
     """Rows `start` to `stop` of out (M, N) = a B; a (M, K), B in panels."""
-    add_rows(a, start * a.shape[1], a.shape[1], panels, out, start * out.shape[1], stop - start, 0)
+    K, N = a.shape[1], out.shape[1]
+    for first in range(start, stop, PIECE):
+        add_rows(a, first * K, K, panels, out, first * N, min(PIECE, stop - first), 0)
 
 
 @kernel

@@ -11,10 +11,10 @@ so any H will do.
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
-from .compiling import kernel
+from .compiling import OPTIONS, kernel
 from .products import VECTORS, add_columns, add_rows, pack_columns, pack_panel
 from .tiles import ROWS, add_products, zeros
 from .vectors import INT, Lanes, Value, at, copy_vector, lanes_of, switch
@@ -51,15 +51,18 @@ def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h
             inputs = [lanes.offset(x, builder.mul(D, ir.Constant(INT, r))) for r in range(count)]
             sums = add_products(lanes, sums, inputs, W, D)
             sums = add_products(lanes, sums, [row(h, r) for r in range(count)], R, H)
+            second = []
             for r, (a_i, a_o, a_g) in enumerate(sums):
                 i, o, g = lanes.sigmoid(a_i), lanes.sigmoid(a_o), lanes.tanh(a_g)
                 before = lanes.load(row(c, r), mask)
                 now = lanes.fma(i, lanes.sub(g, before), before)
                 lanes.store(now, row(c_next, r), mask)
-                lanes.store(lanes.mul(o, lanes.tanh(now)), row(h_next, r), mask)
+                second.append((now, o))
                 if keep:
                     for gate, activated in enumerate((i, o, g)):
                         lanes.store(activated, row(gates, r, GATES, gate), mask)
+            for r, (now, o) in enumerate(second):
+                lanes.store(lanes.mul(o, lanes.tanh(now)), row(h_next, r), mask)
 
         switch(builder, rows, ROWS, variant)
 
@@ -145,6 +148,29 @@ def pack_gates(weights, panels, start, stop):
                 )
 
 
+@njit(**OPTIONS)
+def forward_step(table, ids, x, W, R, h, c, c_next, h_next, gates, gates_row, start, stop):
+    """One time step for rows `start` to `stop` of the batch: writes c_next, h_next and gates.
+
+    table (V, 3H), ids (B,), x (B, D), W and R as panels; h, c, c_next and h_next (B, H), of which
+    c_next may be c; gates from row `gates_row` on of (..., 3H), or None to keep none.
+    """
+    H, D = h.shape[1], x.shape[1]
+    blocks, lanes = R.shape[0], R.shape[3]
+    tiles = (stop - start + ROWS - 1) // ROWS
+    for block in range(blocks):
+        unit = block * lanes
+        for k in range(tiles):
+            row = start + (stop - start) * k // tiles
+            _forward_tile(
+                start + (stop - start) * (k + 1) // tiles - row, H, unit, at(table, unit), at(ids, row),
+                D, at(x, row * D), at(W, block * D * GATES * lanes),
+                at(h, row * H), at(R, block * H * GATES * lanes),
+                at(c, row * H + unit), at(c_next, row * H + unit), at(h_next, row * H + unit),
+                at(gates, (gates_row + row) * GATES * H + unit),
+            )  # fmt: skip
+
+
 @kernel
 def forward(table, ids, x, W, R, h, c, gates, start, stop):
     """All time steps for rows `start` to `stop` of the batch; slot 0 of h and c holds h0 and c0.
@@ -153,24 +179,12 @@ def forward(table, ids, x, W, R, h, c, gates, start, stop):
     W and R as panels. h (T+1, B, H); c (T+1, B, H), or (1, B, H) to keep only the last one; gates
     (T, B, 3H), or None to keep none.
     """
-    T, B, H, D = ids.shape[0], ids.shape[1], h.shape[2], x.shape[2]
-    lanes = R.shape[3]
-    tiles = (stop - start + ROWS - 1) // ROWS
+    T, B = ids.shape
+    slots = c.shape[0]
     for t in range(T):
-        before, after = t % c.shape[0] * B, (t + 1) % c.shape[0] * B
-        for block in range(R.shape[0]):
-            unit = block * lanes
-            for k in range(tiles):
-                first = start + (stop - start) * k // tiles
-                rows = start + (stop - start) * (k + 1) // tiles - first
-                row = t * B + first
-                _forward_tile(
-                    rows, H, unit, at(table, unit), at(ids, row),
-                    D, at(x, row * D), at(W, block * D * GATES * lanes),
-                    at(h, row * H), at(R, block * H * GATES * lanes),
-                    at(c, (before + first) * H + unit), at(c, (after + first) * H + unit),
-                    at(h, (row + B) * H + unit), at(gates, row * GATES * H + unit),
-                )  # fmt: skip
+        forward_step(
+            table, ids[t], x[t], W, R, h[t], c[t % slots], c[(t + 1) % slots], h[t + 1], gates, t * B, start, stop
+        )
 
 
 @kernel

@@ -8,7 +8,7 @@ from conftest import make_ops
 
 import charlstm
 from charlstm import CharacterTokenizer, DataError, SamplingConfig
-from charlstm.backends import Ops, draw
+from charlstm.backends import Ops, Sampler, draw
 from charlstm.generation import DRAWN_AT_ONCE, PROMPT_CHUNK, generate
 from charlstm.model import LanguageModel
 
@@ -48,22 +48,39 @@ def test_a_long_prompt_is_read_whole(rng: np.random.Generator) -> None:
     assert first == tokenizer.decode([int(np.argmax(logits[-1, 0]))])
 
 
-def compiled_draw(logits: np.ndarray, temperature: float, uniform: float) -> int:
-    from charlstm.kernels import cpu
+def compiled_draw(logits: np.ndarray, sampler: Sampler, uniform: float) -> int:
+    from charlstm.kernels import sampling
 
-    return int(cpu.draw(logits, temperature, uniform, np.empty(len(logits))))
+    return int(sampling.draw(logits, *sampler, uniform, np.empty(len(logits))))
 
 
 @pytest.mark.parametrize("draws", [draw, compiled_draw])
-def test_draws_have_the_frequencies_of_the_posterior(draws) -> None:  # type: ignore[no-untyped-def]
-    """Pearson's chi-square at the 0.1 % level (16.27 for 3 degrees of freedom), two temperatures."""
-    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
-    for temperature in (1.0, 0.6):
-        posterior = np.exp(logits / temperature)
-        posterior /= posterior.sum()
-        uniforms = np.random.default_rng(0).random(20_000)
-        counts = np.bincount([draws(logits, temperature, u) for u in uniforms], minlength=4)
-        assert np.sum((counts - 20_000 * posterior) ** 2 / (20_000 * posterior)) < 16.27
+@pytest.mark.parametrize(
+    ("sampler", "kept"),
+    [
+        (Sampler(), 4),
+        (Sampler(0.6), 4),
+        (Sampler(top_k=2), 2),
+        (Sampler(top_k=9), 4),
+        (Sampler(top_p=0.5), 1),
+        (Sampler(top_p=0.81), 3),
+        (Sampler(top_p=0.8), 2),
+        (Sampler(2.0, top_k=3, top_p=0.6), 2),  # of 0.39, 0.30, 0.21 of the three
+    ],
+)
+def test_draws_have_the_frequencies_of_the_posterior(draws, sampler: Sampler, kept: int) -> None:  # type: ignore[no-untyped-def]
+    """Pearson's chi-square at the 0.1 % level (16.27 for 3 degrees of freedom), nothing cut is drawn."""
+    order = np.array([2, 0, 3, 1])
+    posterior = np.array([0.5, 0.301, 0.15, 0.049])
+    logits = np.log(posterior)[np.argsort(order)]  # not in the order of their probability
+    expected = posterior ** (1 / sampler.temperature)
+    expected[kept:] = 0
+    expected = 20_000 * (expected / expected.sum())[np.argsort(order)]
+    uniforms = np.random.default_rng(0).random(20_000)
+    counts = np.bincount([draws(logits, sampler, u) for u in uniforms], minlength=4)
+    assert not counts[expected == 0].any()
+    some = expected > 0
+    assert np.sum((counts[some] - expected[some]) ** 2 / expected[some]) < 16.27
 
 
 @pytest.mark.parametrize("draws", [draw, compiled_draw])
@@ -71,34 +88,51 @@ def test_draws_have_the_frequencies_of_the_posterior(draws) -> None:  # type: ig
 def test_the_coldest_temperatures_take_the_most_probable(draws, temperature: float) -> None:  # type: ignore[no-untyped-def]
     logits = np.array([1.0, 3.0, 2.0], np.float32)
     for uniform in (0.0, 0.3, np.nextafter(1, 0)):
-        assert draws(logits, temperature, uniform) == 1
+        assert draws(logits, Sampler(temperature), uniform) == 1
 
 
-def test_draws_at_the_ends_of_the_distribution(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("sampler", [Sampler(), Sampler(top_k=3), Sampler(0.5, 0, 0.7), Sampler(1.5, 5, 0.9)])
+def test_draws_at_the_ends_of_the_distribution(rng: np.random.Generator, sampler: Sampler) -> None:
     for _ in range(200):
-        logits = (10 * rng.standard_normal(7)).astype(np.float32)
+        logits = (10 * rng.standard_normal(7)).round(0).astype(np.float32)  # with equal ones
         for uniform in (0.0, np.nextafter(1, 0), rng.random()):
-            assert 0 <= draw(logits, 1.0, uniform) == compiled_draw(logits, 1.0, uniform) < 7
+            assert 0 <= draw(logits, sampler, uniform) == compiled_draw(logits, sampler, uniform) < 7
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_tokens_of_every_backend(ops: Ops, dtype: str, layers: int, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("streams", [1, 3, 9])
+def test_tokens_of_every_backend(
+    ops: Ops, dtype: str, layers: int, streams: int, rng: np.random.Generator
+) -> None:
     """The same draws on each backend, at sizes that no vector divides, carried over two calls."""
-    uniforms = rng.random(40)
+    uniforms = rng.random((40, streams))
     drawn = []
+    sampler = Sampler(0.7, 9, 0.95)
     for each in (ops, make_ops("numpy")):
         model = LanguageModel(11, 37, layers, 5, backend=each, dtype=dtype, seed=2)  # type: ignore[arg-type]
         model.parameters["head.weight"][...] *= 6
         weights = model.step_weights()
-        logits, state = model.forward(np.array([[3]]))
-        first = each.generate(weights, logits[0, ...], *state, uniforms[:25], 0.7)
-        second = each.generate(weights, *first[1:], uniforms[25:], 0.7)
+        logits, state = model.forward(np.full((1, streams), 3))
+        first = each.generate(weights, logits[0, ...], *state, uniforms[:25], sampler)
+        second = each.generate(weights, *first[1:], uniforms[25:], sampler)
         drawn.append(np.concatenate((first[0], second[0])))
-        assert [tuple(x.shape) for x in second[1:]] == [(1, 11), (layers, 1, 37), (layers, 1, 37)]
-        again = each.generate(weights, logits[0, ...], *state, uniforms[:25], 0.7)
+        shapes = [(streams, 11), (layers, streams, 37), (layers, streams, 37)]
+        assert [tuple(x.shape) for x in second[1:]] == shapes
+        again = each.generate(weights, logits[0, ...], *state, uniforms[:25], sampler)
         assert np.array_equal(again[0], first[0])  # what it was given stayed as it was
     assert np.array_equal(*drawn)
-    assert len(set(drawn[0])) > 3
+    assert len(set(drawn[0][:, 0])) > 3
+
+
+def test_streams_side_by_side_draw_what_each_alone_would(small_run: charlstm.Run, ops: Ops) -> None:
+    run = charlstm.load(small_run.directory, ops)
+    prompts = ["The ", "", "A", "coffee"]
+    texts = run.generate_many(prompts, length=50, seed=4)
+    assert [len(text) for text in texts] == [len(prompt) + 50 for prompt in prompts]
+    assert texts[0] == run.generate("The ", length=50, seed=4)
+    assert run.generate_many(prompts[:3], length=50, seed=4) == texts[:3]
+    assert run.generate_many(["A", "A"], length=50)[0] != run.generate_many(["A", "A"], length=50)[1]
+    assert run.generate_many([]) == []
 
 
 def test_logits_that_are_not_finite(ops: Ops) -> None:
@@ -108,7 +142,7 @@ def test_logits_that_are_not_finite(ops: Ops) -> None:
         list(generate(model, CharacterTokenizer("ab"), "a"))
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"length": -1}])
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"length": -1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
 def test_sampling_that_cannot_be(wrong: dict[str, float]) -> None:
     with pytest.raises(charlstm.UsageError, match=next(iter(wrong))):
         SamplingConfig(**wrong)  # type: ignore[arg-type]

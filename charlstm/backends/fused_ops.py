@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import head, products, recurrence
+from ..kernels import head, products, recurrence, sampling
 from ..kernels.tiles import ROWS
 from ..kernels.vectors import REGISTERS
 from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
-from .ops import Array, CIFGTape, LayerGradients, LayerInput, check_dtype, check_recurrence
+from .ops import CIFGTape, LayerGradients, LayerInput, check_dtype, check_recurrence
+from .sampling import Array, Sampler, StepWeights
 
 PIECE = 160  # rows of da or of logits that are gathered for a product: they must fit the nearest caches
 DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
@@ -190,6 +191,28 @@ class FusedOps(NumbaOps):
                 out[s:e] += part[s:e]
 
         self._shards.run(shard, out.shape[0], max(1, SMALLEST_LOOP // max(1, out.shape[1])))
+
+    # ---- sampling -----------------------------------------------------------------------
+
+    def pack_step_weights(self, weights: StepWeights) -> StepWeights:
+        (L, H, _), lanes = weights.R.shape, _lanes(weights.R.dtype)
+        blocks = -(-H // lanes)
+        packed = [self.empty((n, blocks, H, recurrence.GATES, lanes), weights.R.dtype) for n in (L - 1, L)]
+        for panels, matrices in zip(packed, (weights.W, weights.R), strict=True):
+            for k, matrix in enumerate(matrices):
+                recurrence.pack_gates(matrix, panels[k], 0, blocks)
+        return weights._replace(packed=(*packed, self._panels(weights.head, products.VECTORS)))
+
+    def generate(
+        self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
+    ) -> tuple[np.ndarray, Array, Array, Array]:
+        W, R, head_panels = (weights.packed or self.pack_step_weights(weights).packed)
+        logits, c = np.array(logits, order="C"), np.array(c, order="C")
+        states = np.empty((2, *h.shape), h.dtype)
+        states[0] = h
+        parts = (weights.table, W, weights.b, R, head_panels, weights.bias)
+        tokens = self._draw(sampling.generate_fused, parts, logits, states, c, uniforms, sampler)
+        return tokens, logits, states[len(uniforms) % 2], c
 
     # ---- the head -----------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..kernels import cpu
+from ..kernels import cpu, sampling
 from .numpy_ops import NumPyOps
-from .ops import AdamStep, Array, CIFGTape, StepWeights, check_recurrence
+from .ops import AdamStep, CIFGTape, check_recurrence
+from .sampling import Array, Sampler, StepWeights
 from .threads import ShardPool
 
 # A second thread costs about 0.1 ms to wake and to wait for. Less work than this is not worth one.
@@ -99,20 +100,38 @@ class NumbaOps(NumPyOps):
         return dwx, dh_next, dc
 
     def generate(
+        self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
+    ) -> tuple[np.ndarray, Array, Array, Array]:
+        logits, h, c = (np.array(x, order="C") for x in (logits, h, c))
+        tokens = self._draw(sampling.generate, weights[:6], logits, h, c, uniforms, sampler)
+        return tokens, logits, h, c
+
+    def _draw(
         self,
-        weights: StepWeights,
+        kernel: Any,
+        weights: tuple[Any, ...],
         logits: Array,
         h: Array,
         c: Array,
         uniforms: np.ndarray,
-        temperature: float,
-    ) -> tuple[np.ndarray, Array, Array, Array]:
-        new_logits, new_h, new_c = np.array(logits[0]), np.array(h[:, 0]), np.array(c[:, 0])
-        tokens = np.empty(len(uniforms), np.int64)
-        drawn = cpu.generate(*weights, new_logits, new_h, new_c, uniforms, float(temperature), tokens)
-        if drawn < len(uniforms):
+        sampler: Sampler,
+    ) -> np.ndarray:
+        """Tokens (N, B) by a kernel that takes logits, h and c on in place; threads share the streams."""
+        (N, B), tokens = uniforms.shape, np.empty(uniforms.shape, np.int64)
+        drawn = []
+
+        def shard(s: int, e: int) -> None:
+            drawn.append(
+                kernel(
+                    *weights, logits, h, c, uniforms, float(sampler.temperature), sampler.top_k,
+                    float(sampler.top_p), tokens, s, e,
+                )
+            )  # fmt: skip
+
+        self._shards.run(shard, B, max(1, SMALLEST_PRODUCT // max(1, N * weights[3].size)))
+        if min(drawn) < N:
             raise FloatingPointError("logits are not finite numbers")
-        return tokens, new_logits[np.newaxis], new_h[:, np.newaxis], new_c[:, np.newaxis]
+        return tokens
 
     @staticmethod
     def _smallest_batch(T: int, H: int, D: int = 0) -> int:

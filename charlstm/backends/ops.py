@@ -24,7 +24,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-Array = Any  # an array of the backend's own namespace
+from .sampling import Array, Sampler, StepWeights, draw
+
 DTYPES = ("float32", "float64")
 
 
@@ -58,17 +59,6 @@ class LayerGradients(NamedTuple):
     x: Array | None  # (T, B, D)
     h0: Array  # (B, H)
     c0: Array  # (B, H)
-
-
-class StepWeights(NamedTuple):
-    """A network's weights as sampling wants them, contiguous; made once, used for every token."""
-
-    table: Array  # (V, 3H): the first layer's x W + b for each token
-    W: Array  # (L-1, H, 3H), of the further layers
-    b: Array  # (L-1, 3H), likewise
-    R: Array  # (L, H, 3H)
-    head: Array  # (H, V)
-    bias: Array  # (V,)
 
 
 class AdamStep(NamedTuple):
@@ -285,25 +275,24 @@ class Ops:
         logits = self.matmul(hs[-1], weights.head) + weights.bias
         return logits, self.xp.stack(hs), self.xp.stack(cs)
 
-    def generate(
-        self,
-        weights: StepWeights,
-        logits: Array,
-        h: Array,
-        c: Array,
-        uniforms: np.ndarray,
-        temperature: float,
-    ) -> tuple[np.ndarray, Array, Array, Array]:
-        """Draw one token for each of `uniforms` (N,), numbers in [0, 1); one stream.
+    def pack_step_weights(self, weights: StepWeights) -> StepWeights:
+        """The weights with what this backend wants to make of them once, not for every token."""
+        return weights
 
-        logits (1, V), h and c (L, 1, H) are those after the last token; returned are the tokens
-        (N,) on the host and the new logits, h and c. Raises FloatingPointError where logits are
+    def generate(
+        self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
+    ) -> tuple[np.ndarray, Array, Array, Array]:
+        """Draw a token of B streams for each of `uniforms` (N, B), numbers in [0, 1).
+
+        logits (B, V), h and c (L, B, H) are those after the last token; returned are the tokens
+        (N, B) on the host and the new logits, h and c. Raises FloatingPointError where logits are
         not finite.
         """
-        tokens = np.empty(len(uniforms), np.int64)
-        for n, uniform in enumerate(uniforms):
-            tokens[n] = draw(self.to_numpy(logits)[0], temperature, float(uniform))
-            logits, h, c = self.stack_step(weights, self.asarray(tokens[n : n + 1]), h, c)
+        tokens = np.empty(uniforms.shape, np.int64)
+        for n, row in enumerate(uniforms):
+            rows = self.to_numpy(logits)
+            tokens[n] = [draw(rows[b], sampler, float(uniform)) for b, uniform in enumerate(row)]
+            logits, h, c = self.stack_step(weights, self.asarray(tokens[n]), h, c)
         return tokens, logits, h, c
 
     # ---- the head -----------------------------------------------------------------------
@@ -374,22 +363,6 @@ class Ops:
         v[...] = adam.beta2 * v + (1 - adam.beta2) * (scaled * scaled)
         rate, root = adam.corrected()
         parameters[...] = parameters - rate * m / (self.xp.sqrt(v) * root + adam.epsilon)
-
-
-def draw(logits: np.ndarray, temperature: float, uniform: float) -> int:
-    """A draw from softmax(logits / temperature), logits (V,); the most probable at temperature 0.
-
-    The inverse of the cumulative distribution at `uniform`, a number in [0, 1). Raises
-    FloatingPointError where logits are not finite.
-    """
-    if not np.isfinite(logits).all():
-        raise FloatingPointError("logits are not finite numbers")
-    if temperature == 0:
-        return int(np.argmax(logits))
-    shifted = logits.astype(np.float64) - float(logits.max())
-    with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to exp(-inf)
-        cumulative = np.cumsum(np.exp(shifted / temperature))
-    return int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"))
 
 
 def check_dtype(dtype: Any) -> str:

@@ -137,7 +137,8 @@ class CIFGModel:
             if k:
                 W[k - 1, ...], b[k - 1, ...] = p[f"cifg.{k}.W"], p[f"cifg.{k}.b"]
         table = inputs.token_table(ops, p)
-        return StepWeights(table, W, b, R, p["head.weight"], p["head.bias"])
+        weights = StepWeights(table, W, b, R, *self._head(p))
+        return ops.pack_step_weights(weights)
 
     # ---- loss and gradients -------------------------------------------------------------
 

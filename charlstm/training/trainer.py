@@ -194,9 +194,8 @@ class Trainer:
     def _sample(self) -> None:
         """A sample, once the mean of the largest posterior exceeds the threshold."""
         batch = self.batches[self.step]
-        logits, _ = self.model.forward(batch.x, self.state)
-        rows = self.model.ops.xp.reshape(logits, (-1, self.model.output_size))
-        if self.model.ops.mean_max_posterior(rows) <= self.config.training.sample_threshold:
+        _, confidence, _ = self.model.loss(batch.x, batch.y, self.state)
+        if confidence <= self.config.training.sample_threshold:
             return
         sampling = SamplingConfig(length=SAMPLE_LENGTH, seed=self.step)
         text = "".join(generate(self.model, self.corpus.tokenizer, "", sampling))
