@@ -14,14 +14,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     session = getattr(config, "_benchmarksession", None)
-    rows = [row for row in getattr(session, "benchmarks", []) if "ratio" in row.extra_info]
+    rows = [row for row in getattr(session, "benchmarks", []) if row.extra_info]
     if not rows:
         return
-    terminalreporter.section("tokens/s, ours against the peer's: medians of paired rounds")
+    terminalreporter.section("medians; ratios are ours over the peer's, of paired rounds")
     for row in rows:
-        info = dict(row.extra_info)
-        ratio = info.pop("ratio")
-        sides = "   ".join(
-            f"{name.removesuffix('_tokens_per_second')} {speed:,}" for name, speed in info.items()
+        figures = "   ".join(
+            f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value}"
+            for name, value in row.extra_info.items()
         )
-        terminalreporter.write_line(f"{row.name:<45} {ratio:>6.2f} x   {sides}")
+        terminalreporter.write_line(f"{row.name:<45} {figures}")

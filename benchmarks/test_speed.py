@@ -4,29 +4,22 @@
     pytest benchmarks/ --benchmark-only -k "ratio and M-"  # the paired ratios at M
 
 `tokens_per_second` in a row's extra_info is the throughput by the median. A `ratio` row times the
-two sides in turn, round after round, and holds the median of the paired ratios: on a shared
-machine nothing else can be relied on.
+two sides in turn, round after round, and holds the median of the paired ratios.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import pytest
+from measuring import ROUNDS, pair
 from peers import PEERS
 from workloads import GENERATED, SHAPES, WORKLOADS, Shape
 
 from charlstm.backends import BACKENDS, unavailable
-
-ROUNDS = 11
-REST = 0.1  # seconds before each timing: the other side's threads spin for a while before they sleep
-AT_LEAST = 0.2  # seconds of each timing
-
 
 def sides(work: str) -> list[Any]:
     """(shape, side) of a benchmark, named M-numba and so on."""
@@ -70,30 +63,11 @@ def measure(benchmark: Any, work: str, shape: str, side: str) -> None:
 
 
 def measure_ratio(benchmark: Any, work: str, shape: str, ours: str, peer: str) -> None:
-    runs = [work_of(work, shape, side) for side in (ours, peer)]
-    seconds: list[list[float]] = []
-
-    def round_of_both() -> None:
-        seconds.append([timed(run) for run in runs])
-
-    benchmark.pedantic(round_of_both, rounds=ROUNDS, warmup_rounds=2)
-    rounds = seconds[2:]
+    own, theirs, ratio = pair(benchmark, *(work_of(work, shape, side) for side in (ours, peer)))
     tokens = tokens_of(work, SHAPES[shape])
-    benchmark.extra_info["ratio"] = round(statistics.median(theirs / own for own, theirs in rounds), 3)
-    for k, side in enumerate((ours, peer)):
-        median = statistics.median(pair[k] for pair in rounds)
-        benchmark.extra_info[f"{side}_tokens_per_second"] = round(tokens / median)
-
-
-def timed(run: Callable[[], Any]) -> float:
-    """Seconds of one call: after a rest and a call that is not counted, the mean of a few in a row."""
-    time.sleep(REST)
-    run()
-    calls, started = 0, time.perf_counter()
-    while not calls or time.perf_counter() - started < AT_LEAST:
-        run()
-        calls += 1
-    return (time.perf_counter() - started) / calls
+    benchmark.extra_info["ratio"] = round(ratio, 3)
+    for side, seconds in ((ours, own), (peer, theirs)):
+        benchmark.extra_info[f"{side}_tokens_per_second"] = round(tokens / seconds)
 
 
 @pytest.mark.parametrize(("shape", "side"), sides("train_step"))

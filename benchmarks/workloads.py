@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from charlstm import LanguageModel, SamplingConfig
-from charlstm.backends import AdamStep
+from charlstm.backends import AdamStep, Ops
 from charlstm.data import CharacterTokenizer
-from charlstm.generation import generate
+from charlstm.generation import generate, generate_many
 
 VOCABULARY = 65
 GENERATED = 200  # characters in one timed call
@@ -42,14 +42,20 @@ class Shape(NamedTuple):
         )
 
 
+def flops(shape: Shape) -> int:
+    """Floating-point operations of a forward pass, the first layer's input being a look-up."""
+    H, L = shape.hidden, shape.layers
+    return 2 * shape.tokens * (3 * H * H * (2 * L - 1) + H * VOCABULARY)
+
+
 SHAPES = {"S": Shape(128, 2, 50, 50), "M": Shape(256, 2, 64, 100), "L": Shape(512, 2, 64, 128)}
 
 
-def charlstm_model(shape: Shape, backend: str) -> LanguageModel:
+def charlstm_model(shape: Shape, backend: str | Ops) -> LanguageModel:
     return LanguageModel(VOCABULARY, shape.hidden, shape.layers, shape.hidden, backend=backend)
 
 
-def charlstm_train_step(shape: Shape, backend: str) -> Callable[[], None]:
+def charlstm_train_step(shape: Shape, backend: str | Ops) -> Callable[[], None]:
     model = charlstm_model(shape, backend)
     ops, flat = model.ops, model.parameters.flat
     m, v = ops.zeros(flat.shape, flat.dtype), ops.zeros(flat.shape, flat.dtype)
@@ -83,6 +89,17 @@ def charlstm_generate(shape: Shape, backend: str) -> Callable[[], str]:
     model = charlstm_model(shape, backend)
     sampling = SamplingConfig(length=GENERATED, temperature=0.8)
     return lambda: "".join(generate(model, TOKENIZER, "!", sampling))
+
+
+def charlstm_generate_many(shape: Shape, streams: int) -> Callable[[], list[str]]:
+    model = charlstm_model(shape, "numba")
+    sampling = SamplingConfig(length=GENERATED, temperature=0.8)
+
+    def run() -> list[str]:
+        pieces = generate_many(model, TOKENIZER, ["!"] * streams, sampling)
+        return ["".join(parts) for parts in zip(*pieces, strict=True)]
+
+    return run
 
 
 WORKLOADS = {"train_step": charlstm_train_step, "forward": charlstm_forward, "generate": charlstm_generate}

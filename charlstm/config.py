@@ -57,13 +57,13 @@ def parse_duration(text: str) -> float:
 class ModelConfig:
     """The shape of the network."""
 
-    hidden_size: int = 128
+    hidden_size: int = 256
     """Units of each CIFG layer (H)."""
     num_layers: int = 2
     """CIFG layers on top of each other (L)."""
     embedding_size: int | None = None
     """Size of the token embedding (E); without it layer 0 reads one-hot tokens."""
-    dropout: float = 0.0
+    dropout: float = 0.2
     """Share of units dropped between layers while training; does nothing with one layer."""
     dtype: Literal["float32", "float64"] = "float32"
     """What everything is computed in."""
@@ -87,9 +87,9 @@ class DataConfig:
     """The file's text encoding, such as latin-1."""
     val_fraction: float = 0.1
     """Share of the text, at its end, that validates."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Streams of text that are read side by side (B)."""
-    seq_len: int = 64
+    seq_len: int = 32
     """Tokens of each stream in one training step (T)."""
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ class DataConfig:
 class TrainingConfig:
     """How the model is trained, and for how long."""
 
-    learning_rate: float = 0.005
+    learning_rate: float = 0.006
     """Adam's step size after the warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """What the learning rate does after the warm-up; cosine falls to a hundredth."""
@@ -119,7 +119,7 @@ class TrainingConfig:
     """Stop after this many steps."""
     epochs: float | None = None
     """Stop after this many passes over the training text. Without any limit: 1 minute."""
-    eval_every: int = 250
+    eval_every: int = 500
     """Steps between two validations."""
     sample_every: int = 500
     """Steps between two samples."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from numba import njit
+from numba.core import event
 
 FLAGS = {"contract"}  # fused multiply-add, and nothing that could reorder or assume away a NaN
 OPTIONS = {"nogil": True, "fastmath": FLAGS, "error_model": "numpy"}
@@ -36,3 +39,36 @@ def kernel(function: Callable[..., Any]) -> Any:
         return dispatcher
     dispatcher._cache._cache_file._source_stamp = _STAMP
     return dispatcher
+
+
+class _Announcer(event.Listener):
+    """Logs that kernels are being compiled: the first time on a machine that takes a while.
+
+    Numba tells of compilations only, not of code that it finds in its cache, one at a time.
+    """
+
+    log = logging.getLogger("charlstm")
+    every = 4.0  # seconds between two messages
+
+    def __init__(self) -> None:
+        self.running, self.compiled = 0, 0
+        self.started = self.told = 0.0
+
+    def on_start(self, event: Any) -> None:
+        self.running += 1
+        if not self.started:
+            self.started = self.told = time.monotonic()
+            self.log.info("compiling kernels for this machine, once (up to half a minute)")
+
+    def on_end(self, event: Any) -> None:
+        self.running -= 1
+        if self.running:  # one that another needs
+            return
+        self.compiled += 1
+        now = time.monotonic()
+        if now - self.told >= self.every:
+            self.told = now
+            self.log.info("  %d kernels compiled after %d seconds", self.compiled, now - self.started)
+
+
+event.register("numba:compile", _Announcer())

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from charlstm.kernels import cpu, elementwise, sampling
 from charlstm.kernels.compiling import OPTIONS
+from llvmlite import binding
 from numba import njit, typeof
 
 
@@ -162,3 +163,29 @@ def test_kernels_work_where_no_cache_can_be_written(package_copy: Path) -> None:
     nowhere = kernels / "__pycache__" / "nowhere"
     environment = {"HOME": str(nowhere), "XDG_CACHE_HOME": str(nowhere), "NUMBA_CACHE_DIR": ""}
     assert probe(package_copy, **environment)[0] == 0
+
+
+CHECK = """
+from charlstm.backends import get_ops
+from charlstm.kernels.vectors import REGISTERS
+from charlstm.verification import check_backend
+wrong = [figure.check for figure in check_backend("numba") if not figure.passed]
+print(REGISTERS and REGISTERS.name, type(get_ops("numba")).__name__, wrong)
+"""
+NARROWER = {
+    "avx2": ("haswell", "+sse4.2,+popcnt,+avx,+avx2,+fma,+bmi,+bmi2", "avx2 FusedOps []"),
+    "none": ("x86-64", "+sse2", "None NumbaOps []"),
+}
+
+
+@pytest.mark.skipif(
+    not binding.get_host_cpu_features().get("avx2"), reason="forces narrower vectors than AVX-512 or AVX2"
+)
+@pytest.mark.parametrize("narrower", NARROWER)
+def test_every_check_holds_with_narrower_vectors(narrower: str) -> None:
+    name, features, expected = NARROWER[narrower]
+    environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected

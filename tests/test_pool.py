@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from threadpoolctl import ThreadpoolController
 from charlstm import UsageError
 from charlstm.backends import get_ops
 from charlstm.backends.pool import SMALLEST, MemoryPool
-from charlstm.backends.threads import THREADS_VARIABLE, ShardPool, thread_count, usable_cores
+from charlstm.backends.threads import THREADS_VARIABLE, ShardPool, cpu_quota, thread_count, usable_cores
 
 LARGE = (SMALLEST // 8,)
 
@@ -130,3 +132,29 @@ def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(THREADS_VARIABLE, wrong)
         with pytest.raises(UsageError, match=r"CHARLSTM_NUM_THREADS|at least 1"):
             thread_count()
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "cores"),
+    [
+        ("0::/", {}, math.inf),
+        ("0::/", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/a/b", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000"}, 2),
+        ("0::/a/b", {"a/cpu.max": "400000 100000", "a/b/cpu.max": "300000 100000"}, 3),
+        ("4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, 0.5),
+        ("4:cpu:/a", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ("0::/elsewhere", {"cpu.max": "200000 100000"}, 2),  # a container that sees its own group as the root
+        ("not a line", {"cpu.max": "words"}, math.inf),
+    ],
+)
+def test_quotas_of_control_groups(tmp_path: Path, group: str, files: dict[str, str], cores: float) -> None:
+    groups = tmp_path / "groups"
+    groups.write_text(group + "\n")
+    root = tmp_path / "cgroup"
+    root.mkdir()
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text + "\n")
+    assert cpu_quota(root, groups) == cores
+    assert cpu_quota(tmp_path / "nowhere", tmp_path / "nothing") == math.inf

@@ -25,7 +25,7 @@ from charlstm.training.schedule import learning_rate
 from charlstm.training.trainer import Trainer
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
-GOLDEN_CONFIG = ModelConfig(hidden_size=16, num_layers=2, embedding_size=6, dtype="float64")
+GOLDEN_CONFIG = ModelConfig(hidden_size=16, num_layers=2, embedding_size=6, dropout=0.0, dtype="float64")
 
 
 def golden_losses(ops: Ops) -> list[float]:

@@ -345,9 +345,11 @@ class Ops:
         Drawn on the host from `seed` alone, so that every backend drops the same units.
         """
         threshold = min(round(rate * 65536), 65535)
-        bits = np.random.Generator(np.random.SFC64(seed)).integers(0, 65536, shape, dtype=np.uint16)
+        count = math.prod(shape)
+        words = np.random.SFC64(seed).random_raw(-(-count // 4)).astype("<u8", copy=False)
+        bits = words.view("<u2")[:count].reshape(shape)  # four draws from each word
         keep = np.asarray(65536 / (65536 - threshold), dtype)
-        return self.asarray((bits >= threshold) * keep, dtype)
+        return self.asarray(np.multiply(bits >= threshold, keep, dtype=dtype))
 
     def global_norm(self, flat: Array) -> float:
         """The Euclidean norm of a flat buffer."""

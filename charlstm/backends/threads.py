@@ -8,11 +8,13 @@ times as long (benchmarks/RESULTS.md). So no product of the Numba backend may ru
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
 
@@ -37,9 +39,39 @@ def thread_count(threads: int | None = None) -> int:
 
 
 def usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: its affinity, and what a container's quota comes to."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, cpu_quota())))
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> float:
+    """Cores' worth of time that Linux control groups grant this process; infinite without a limit.
+
+    Version 2 keeps "quota period" in cpu.max, version 1 each in a file of its own; the limits of all
+    groups above count as well. Inside a container `root` is often the container's own group.
+    """
+    quota = math.inf
+    try:
+        paths = [line.split(":", 2)[2].strip("/") for line in groups.read_text().splitlines()]
+    except (OSError, IndexError):
+        paths = []
+    for path in {*paths, ""}:
+        for base in (root / path, root / "cpu" / path):
+            for group in (base, *base.parents):
+                if not group.is_relative_to(root):
+                    break
+                quota = min(quota, _quota_of(group))
+    return quota
+
+
+def _quota_of(group: Path) -> float:
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((group / name).read_text() for name in files).split()
+            return int(quota) / int(period) if int(quota) > 0 else math.inf
+        except (OSError, ValueError, ZeroDivisionError):  # no such file, or no limit: "max"
+            continue
+    return math.inf
 
 
 # The limit on BLAS holds for the whole process: models in several threads of a program take turns,

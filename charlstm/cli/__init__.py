@@ -6,6 +6,7 @@ vocabulary, 4 diverged, 5 backend not available, 130 interrupted, 143 terminated
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):  # whatever the locale: text comes out as it went in
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if console.is_terminal:  # what takes long is said to people, not to files
+        logging.basicConfig(format="%(message)s", handlers=[_ToStderr()])
+        logging.getLogger("charlstm").setLevel(logging.INFO)
     try:
         status = app(
             arguments,
@@ -73,6 +77,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
     except MemoryError:
         return _fail("out of memory: try a smaller --hidden-size, --batch-size or --seq-len", 1)
+
+
+class _ToStderr(logging.Handler):
+    """Writes to whatever stderr is at the time: that of a live display while there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
 
 
 def _one_line(error: CycloptsError) -> str:
