@@ -11,13 +11,14 @@ from .tiles import ROWS, add_products, zeros
 from .vectors import INT, at, copy_vector, lanes_of, switch
 
 VECTORS = 3  # of columns in a tile
+HEIGHTS = [n for n in (8, 4, 2, 1) if n <= ROWS]  # rows of a tile: each costs time to compile
 PIECE = 128  # rows that meet all panels before the next ones do, so that they stay in the nearest caches
 
 
 def _make_tile(transposed: bool):
     @intrinsic
     def tile(typing, rows, columns, depth, a, stride, panel, c, c_stride, accumulate):
-        """c, 1 to ROWS rows of it and `columns` columns, from rows of a and a packed panel.
+        """c, rows of it (one of HEIGHTS) and `columns` columns, from rows of a and a packed panel.
 
         Pointers to the tile's first number; a has `stride` numbers from one row to the next, or, if
         it is read transposed, from one column to the next.
@@ -51,7 +52,8 @@ def _make_tile(transposed: bool):
 
             last = ir.Constant(INT, lanes.count - 1)
             used = builder.sdiv(builder.add(columns, last), ir.Constant(INT, lanes.count))
-            switch(builder, used, VECTORS, lambda v: switch(builder, rows, ROWS, lambda n: variant(n, v)))
+            for_vectors = range(1, VECTORS + 1)
+            switch(builder, used, for_vectors, lambda v: switch(builder, rows, HEIGHTS, lambda n: variant(n, v)))
 
         sizes = types.intp
         return types.void(
@@ -65,22 +67,30 @@ _tile, _transposed_tile = _make_tile(False), _make_tile(True)
 
 
 @njit(**OPTIONS)
+def _height(rows):
+    """Rows of the next tile where so many are left."""
+    height = ROWS
+    while height > rows:
+        height //= 2
+    return height
+
+
+@njit(**OPTIONS)
 def add_rows(a, a_at, stride, panels, out, out_at, rows, accumulate):
     """`rows` rows of out (+)= a B: those at numbers a_at and out_at on; B (K, N) packed in panels.
 
     a has `stride` numbers in a row; out is (..., N). accumulate is 1, or 0 to write over out.
     """
     N, depth, width = out.shape[-1], panels.shape[1], VECTORS * panels.shape[3]
-    tiles = (rows + ROWS - 1) // ROWS
     for block in range(panels.shape[0]):
-        column = block * width
-        for k in range(tiles):
-            first = rows * k // tiles
+        column, first = block * width, 0
+        while first < rows:
+            height = _height(rows - first)
             _tile(
-                rows * (k + 1) // tiles - first, min(width, N - column), depth,
-                at(a, a_at + first * stride), stride, at(panels, block * depth * width),
-                at(out, out_at + first * N + column), N, accumulate,
+                height, min(width, N - column), depth, at(a, a_at + first * stride), stride,
+                at(panels, block * depth * width), at(out, out_at + first * N + column), N, accumulate,
             )  # fmt: skip
+            first += height
 
 
 @njit(**OPTIONS)
@@ -92,11 +102,15 @@ def add_columns(columns, panel, depth, out, column, start, stop):
     M, N = out.shape
     width = VECTORS * panel.shape[3]
     for group in range(start, stop):
-        row = group * ROWS
-        _transposed_tile(
-            min(ROWS, M - row), min(width, N - column), depth, at(columns, row * columns.shape[1]), ROWS,
-            at(panel, 0), at(out, row * N + column), N, 1,
-        )  # fmt: skip
+        first, rows = group * ROWS, min(ROWS, M - group * ROWS)
+        k = 0
+        while k < rows:
+            height = _height(rows - k)
+            _transposed_tile(
+                height, min(width, N - column), depth, at(columns, first * columns.shape[1] + k), ROWS,
+                at(panel, 0), at(out, (first + k) * N + column), N, 1,
+            )  # fmt: skip
+            k += height
 
 
 @njit(**OPTIONS)

@@ -64,7 +64,7 @@ def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h
             for r, (now, o) in enumerate(second):
                 lanes.store(lanes.mul(o, lanes.tanh(now)), row(h_next, r), mask)
 
-        switch(builder, rows, ROWS, variant)
+        switch(builder, rows, range(1, ROWS + 1), variant)
 
     size = types.intp
     arguments = (size, size, size, table, ids, size, x, W, h, R, c, c_next, h_next, gates)
@@ -110,7 +110,7 @@ def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_b
                 for gate, gradient in enumerate(gradients):
                     lanes.store(gradient, tile(da, r, v, GATES, gate), masks[v])
 
-        switch(builder, rows, ROWS, variant)
+        switch(builder, rows, range(1, ROWS + 1), variant)
 
     size = types.intp
     arguments = (size, size, size, size, R, dh, da_after, dc, gates, c_before, c, da)

@@ -211,12 +211,12 @@ def counted_loop(
     return phis
 
 
-def switch(builder: ir.IRBuilder, number: Value, cases: int, body: Callable[[int], None]) -> None:
-    """Write one variant of the code for each of 1 to `cases`; the one for `number` is run."""
+def switch(builder: ir.IRBuilder, number: Value, cases: Sequence[int], body: Callable[[int], None]) -> None:
+    """Write one variant of the code for each of the cases; the one for `number` is run."""
     after = builder.append_basic_block("after")
-    blocks = [builder.append_basic_block(f"case{n}") for n in range(1, cases + 1)]
     choice = builder.switch(number, after)
-    for n, block in enumerate(blocks, start=1):
+    for n in cases:
+        block = builder.append_basic_block(f"case{n}")
         choice.add_case(ir.Constant(number.type, n), block)
         builder.position_at_end(block)
         body(n)
