@@ -20,7 +20,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     terminalreporter.section("medians; ratios are ours over the peer's, of paired rounds")
     for row in rows:
         figures = "   ".join(
-            f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value}"
+            f"{name.replace('_', ' ')} {value:,}"
+            if isinstance(value, int)
+            else f"{name.replace('_', ' ')} {value}"
             for name, value in row.extra_info.items()
         )
         terminalreporter.write_line(f"{row.name:<45} {figures}")

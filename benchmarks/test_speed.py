@@ -21,6 +21,7 @@ from workloads import GENERATED, SHAPES, WORKLOADS, Shape
 
 from charlstm.backends import BACKENDS, unavailable
 
+
 def sides(work: str) -> list[Any]:
     """(shape, side) of a benchmark, named M-numba and so on."""
     return [

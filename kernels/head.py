@@ -27,7 +27,9 @@ def loss(rows, W, bias, targets, logits, start, stop):
     for first in range(start, stop, logits.shape[0]):
         count = min(logits.shape[0], stop - first)
         _logits(rows, W, bias, first, count, logits)
-        one = softmax_cross_entropy(logits[:count], targets[first : first + count], logits[:count], logits.dtype.type(1))
+        one = softmax_cross_entropy(
+            logits[:count], targets[first : first + count], logits[:count], logits.dtype.type(1)
+        )
         total += one
         for k in range(count):
             logits[k, targets[first + k]] += 1  # back from posterior - one hot to the posterior

@@ -44,7 +44,9 @@ def _make_tile(transposed: bool):
                     for v in each:
                         lanes.prefetch(result(r, v), to_write=True)
                 inputs = [lanes.offset(a, builder.mul(row_stride, ir.Constant(INT, r))) for r in range(count)]
-                sums = add_products(lanes, zeros(lanes, count, vectors), inputs, panel, depth, k_stride, VECTORS)
+                sums = add_products(
+                    lanes, zeros(lanes, count, vectors), inputs, panel, depth, k_stride, VECTORS
+                )
                 for r in range(count):
                     for v in each:
                         total = lanes.add(sums[r][v], lanes.load(result(r, v), old[v]))
@@ -53,7 +55,9 @@ def _make_tile(transposed: bool):
             last = ir.Constant(INT, lanes.count - 1)
             used = builder.sdiv(builder.add(columns, last), ir.Constant(INT, lanes.count))
             for_vectors = range(1, VECTORS + 1)
-            switch(builder, used, for_vectors, lambda v: switch(builder, rows, HEIGHTS, lambda n: variant(n, v)))
+            switch(
+                builder, used, for_vectors, lambda v: switch(builder, rows, HEIGHTS, lambda n: variant(n, v))
+            )
 
         sizes = types.intp
         return types.void(

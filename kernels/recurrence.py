@@ -92,11 +92,6 @@ def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_b
                 return lanes.offset(pointer, builder.add(start, columns[v]))
 
             each = [(r, v) for r in range(count) for v in range(UNITS)]
-            for r, v in each:
-                for gate in range(GATES):
-                    lanes.prefetch(tile(gates, r, v, GATES, gate))
-                lanes.prefetch(tile(dh, r, v))
-                lanes.prefetch(tile(c_before, r, v))
             inputs = [tile(da_after, r, 0, GATES) for r in range(count)]
             sums = add_products(lanes, zeros(lanes, count, UNITS), inputs, R, depth)
             for r, v in each:
@@ -183,12 +178,26 @@ def forward(table, ids, x, W, R, h, c, gates, start, stop):
     slots = c.shape[0]
     for t in range(T):
         forward_step(
-            table, ids[t], x[t], W, R, h[t], c[t % slots], c[(t + 1) % slots], h[t + 1], gates, t * B, start, stop
+            table,
+            ids[t],
+            x[t],
+            W,
+            R,
+            h[t],
+            c[t % slots],
+            c[(t + 1) % slots],
+            h[t + 1],
+            gates,
+            t * B,
+            start,
+            stop,
         )
 
 
 @kernel
-def backward(dh, dc, R, W, h, c, gates, ids, x, dtable, dx, dR, dW, da, h_columns, x_columns, panel, start, stop):
+def backward(
+    dh, dc, R, W, h, c, gates, ids, x, dtable, dx, dR, dW, da, h_columns, x_columns, panel, start, stop
+):
     """Back through all time steps for rows `start` to `stop` of the batch.
 
     dh (T, B, H) is the gradient by every h_t from outside; dc (B, H), by the last c, becomes that by

@@ -69,7 +69,9 @@ def add_product(x, A, y):
 
 
 @kernel
-def generate(table, W, b, R, head, bias, logits, h, c, uniforms, temperature, top_k, top_p, tokens, start, stop):
+def generate(
+    table, W, b, R, head, bias, logits, h, c, uniforms, temperature, top_k, top_p, tokens, start, stop
+):
     """Draw tokens (N, B) of the streams `start` to `stop`; logits (B, V), h and c (L, B, H) go on in place.
 
     W (L-1, H, 3H), b (L-1, 3H) and R (L, H, 3H) are stacked. Returns the number of draws that were

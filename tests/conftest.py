@@ -33,7 +33,13 @@ def make_ops(name: str) -> Ops:
 
 @pytest.fixture(
     scope="session",
-    params=["numpy", "numba", "numba-generic", "array-api-strict", pytest.param("cupy", marks=pytest.mark.gpu)],
+    params=[
+        "numpy",
+        "numba",
+        "numba-generic",
+        "array-api-strict",
+        pytest.param("cupy", marks=pytest.mark.gpu),
+    ],
 )
 def ops(request: pytest.FixtureRequest) -> Ops:
     """Each backend that can run here, and the default ops on a namespace that allows nothing extra."""

@@ -142,7 +142,17 @@ def test_logits_that_are_not_finite(ops: Ops) -> None:
         list(generate(model, CharacterTokenizer("ab"), "a"))
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"length": -1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"length": -1},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ],
+)
 def test_sampling_that_cannot_be(wrong: dict[str, float]) -> None:
     with pytest.raises(charlstm.UsageError, match=next(iter(wrong))):
         SamplingConfig(**wrong)  # type: ignore[arg-type]

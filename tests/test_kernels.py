@@ -100,7 +100,9 @@ def test_loops_use_vector_instructions(kernel: str) -> None:
         "add_product": (flat[:H], np.zeros((H, 3 * H), "f4"), np.zeros(3 * H, "f4")),
         "scatter_add_rows": (wide.copy(), np.zeros(2, np.int64), wide, 0, 3 * H),
     }
-    dispatcher = njit(**OPTIONS)(getattr(sampling if kernel == "add_product" else cpu, kernel).py_func)  # code from the cache cannot be read
+    dispatcher = njit(**OPTIONS)(
+        getattr(sampling if kernel == "add_product" else cpu, kernel).py_func
+    )  # code from the cache cannot be read
     dispatcher.compile(tuple(map(typeof, arguments[kernel])))
     assembly = "\n".join(dispatcher.inspect_asm().values())
     packed = re.findall(r"vf(?:n?madd|n?msub)\d+ps\s+.*[yz]mm", assembly)

@@ -361,7 +361,9 @@ def test_layers_agree_at_odd_sizes(ops: Ops, dtype: str, H: int, B: int) -> None
         if source.x is not None:
             read = read + source.x.astype("float64") @ W.astype("float64")
         tape = exact.cifg_forward(read, *(array.astype("float64") for array in (R, h0, c0)))
-        da, dh0, dc0 = exact.cifg_backward(dh.astype("float64"), dc.astype("float64"), R.astype("float64"), tape)
+        da, dh0, dc0 = exact.cifg_backward(
+            dh.astype("float64"), dc.astype("float64"), R.astype("float64"), tape
+        )
         rows = da.reshape(T * B, 3 * H)
         dtable = np.zeros(source.table.shape)
         np.add.at(dtable, np.zeros(T * B, int) if source.ids is None else source.ids.reshape(-1), rows)
@@ -373,18 +375,29 @@ def test_layers_agree_at_odd_sizes(ops: Ops, dtype: str, H: int, B: int) -> None
         dR = ops.empty((H, 3 * H), kept.h.dtype)
         dW = None if source.W is None else ops.empty((D, 3 * H), kept.h.dtype)
         back = ops.layer_backward(ops.asarray(dh), ops.asarray(dc), R_there, kept, there, dR, dW)
-        pairs = [(kept.h, tape.h), (kept.c, tape.c), (kept.gates, tape.gates), (h, tape.h), (c_last, tape.c[-1])]
+        pairs = [
+            (kept.h, tape.h),
+            (kept.c, tape.c),
+            (kept.gates, tape.gates),
+            (h, tape.h),
+            (c_last, tape.c[-1]),
+        ]
         pairs += [(back.table, dtable), (back.h0, dh0), (back.c0, dc0)]
         pairs.append((dR, tape.h[:-1].reshape(T * B, H).T @ rows))
         if source.x is not None:
-            pairs += [(dW, x.reshape(T * B, D).astype("float64").T @ rows), (back.x, da @ W.astype("float64").T)]
+            pairs += [
+                (dW, x.reshape(T * B, D).astype("float64").T @ rows),
+                (back.x, da @ W.astype("float64").T),
+            ]
         for ours, expected in pairs:
             assert ours.dtype == kept.h.dtype
             scale = max(1.0, float(np.max(np.abs(expected))))
             assert_allclose(ops.to_numpy(ours), expected, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (300, 70, 130), (70, 300, 65), (1000, 3, 48), (129, 257, 97)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (3, 5, 7), (300, 70, 130), (70, 300, 65), (1000, 3, 48), (129, 257, 97)]
+)
 def test_products(ops: Ops, dtype: str, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
     """Every combination of a matrix, a view that transposes one, and one with strides."""
     M, K, N = shape

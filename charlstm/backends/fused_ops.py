@@ -84,7 +84,9 @@ class FusedOps(NumbaOps):
         T, B, H = dh.shape
         source = _Input.of(LayerInput(self.empty((0, 3 * H), dh.dtype), _numbers(T, B)))
         da = self.zeros((T * B, 3 * H), dh.dtype)
-        _, dh0, dc0 = self._backward(dh, dc_last, R, tape, source, [da] * self._threads, np.empty_like(R), None)
+        _, dh0, dc0 = self._backward(
+            dh, dc_last, R, tape, source, [da] * self._threads, np.empty_like(R), None
+        )
         return da.reshape(T, B, 3 * H), dh0, dc0
 
     def layer_forward(self, source: LayerInput, R: Array, h0: Array, c0: Array) -> CIFGTape:
@@ -172,7 +174,22 @@ class FusedOps(NumbaOps):
             n = steps * (e - s)
             room = *(self._columns(width, n, dh.dtype) for width in (H, D)), self._panel(n, dh.dtype)
             recurrence.backward(
-                dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx, *own, da, *room, s, e
+                dh,
+                dc,
+                R_panels,
+                W_panels,
+                h,
+                c,
+                gates,
+                source.ids,
+                source.x,
+                table,
+                dx,
+                *own,
+                da,
+                *room,
+                s,
+                e,
             )
             np.matmul(da[-1], R.T, out=dh0[s:e])
 
@@ -206,7 +223,7 @@ class FusedOps(NumbaOps):
     def generate(
         self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
     ) -> tuple[np.ndarray, Array, Array, Array]:
-        W, R, head_panels = (weights.packed or self.pack_step_weights(weights).packed)
+        W, R, head_panels = weights.packed or self.pack_step_weights(weights).packed
         logits, c = np.array(logits, order="C"), np.array(c, order="C")
         states = np.empty((2, *h.shape), h.dtype)
         states[0] = h
