@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -51,24 +52,25 @@ class _Announcer(event.Listener):
     every = 4.0  # seconds between two messages
 
     def __init__(self) -> None:
-        self.running, self.compiled = 0, 0
-        self.started = self.told = 0.0
+        self.compiled, self.told = 0, -math.inf
 
-    def on_start(self, event: Any) -> None:
-        self.running += 1
-        if not self.started:
-            self.started = self.told = time.monotonic()
-            self.log.info("compiling kernels for this machine, once (up to half a minute)")
+    def on_start(self, started: event.Event) -> None:
+        if not self.compiled and self._ours(started):
+            self._tell("compiling kernels for this machine, once (up to half a minute)")
 
-    def on_end(self, event: Any) -> None:
-        self.running -= 1
-        if self.running:  # one that another needs
-            return
-        self.compiled += 1
-        now = time.monotonic()
-        if now - self.told >= self.every:
-            self.told = now
-            self.log.info("  %d kernels compiled after %d seconds", self.compiled, now - self.started)
+    def on_end(self, ended: event.Event) -> None:
+        if self._ours(ended):
+            self.compiled += 1
+            self._tell(f"  {self.compiled} kernels compiled")
+
+    def _tell(self, text: str) -> None:
+        if time.monotonic() - self.told >= self.every:
+            self.told = time.monotonic()
+            self.log.info(text)
+
+    @staticmethod
+    def _ours(told: event.Event) -> bool:
+        return told.data["dispatcher"].py_func.__module__.startswith(__package__ + ".")
 
 
 event.register("numba:compile", _Announcer())

@@ -12,7 +12,9 @@ from .vectors import INT, at, copy_vector, lanes_of, switch
 
 VECTORS = 3  # of columns in a tile
 HEIGHTS = [n for n in (8, 4, 2, 1) if n <= ROWS]  # rows of a tile: each costs time to compile
-PIECE = 128  # rows that meet all panels before the next ones do, so that they stay in the nearest caches
+ROWS_AT_ONCE = (
+    128  # rows that meet all panels before the next ones do, so that they stay in the nearest caches
+)
 
 
 def _make_tile(transposed: bool):
@@ -42,7 +44,7 @@ def _make_tile(transposed: bool):
                 each = range(vectors)
                 for r in range(count):
                     for v in each:
-                        lanes.prefetch(result(r, v), to_write=True)
+                        lanes.prefetch_to_write(result(r, v))
                 inputs = [lanes.offset(a, builder.mul(row_stride, ir.Constant(INT, r))) for r in range(count)]
                 sums = add_products(
                     lanes, zeros(lanes, count, vectors), inputs, panel, depth, k_stride, VECTORS
@@ -120,7 +122,7 @@ def add_columns(columns, panel, depth, out, column, start, stop):
 @njit(**OPTIONS)
 def pack_columns(a, columns, k):
     """Rows of a (., M) as the steps from k on of the groups (M / ROWS, K, ROWS)."""
-    M, K = a.shape[1], columns.shape[1]
+    M = a.shape[1]
     for group in range(columns.shape[0]):
         start = group * ROWS
         used = min(ROWS, M - start)
@@ -173,8 +175,8 @@ def pack_transposed(B, panels, start, stop):
 def product(a, panels, out, start, stop):
     """Rows `start` to `stop` of out (M, N) = a B; a (M, K), B in panels."""
     K, N = a.shape[1], out.shape[1]
-    for first in range(start, stop, PIECE):
-        add_rows(a, first * K, K, panels, out, first * N, min(PIECE, stop - first), 0)
+    for first in range(start, stop, ROWS_AT_ONCE):
+        add_rows(a, first * K, K, panels, out, first * N, min(ROWS_AT_ONCE, stop - first), 0)
 
 
 @kernel

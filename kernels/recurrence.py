@@ -3,9 +3,9 @@
 Forward, for some rows of the batch and one vector of units: x_t W and h_{t-1} R are summed up on top
 of a row of a table (the look-up of the first layer, or the bias), and become gates, c and h while
 the sums are still in registers. Backward, for two vectors of units: dh_t takes in da_{t+1} R^T over
-all 3H, then the gate gradients follow at once; every few steps, while their da is still in the
-nearest caches, come the products for dR, dW and dx. Units beyond the last whole vector are masked,
-so any H will do.
+all 3H, then the gate gradients follow at once; while their da is still in the nearest caches, come
+the product for dx at every step and those for dR and dW every few steps. Units beyond the last
+whole vector are masked, so any H will do.
 """
 
 from __future__ import annotations

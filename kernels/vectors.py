@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
-from numba.core import config
+from numba.core import codegen, config
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
@@ -28,14 +28,14 @@ class Registers(NamedTuple):
     name: str
     bits: int  # of one register
     rows: int  # of a tile: rows x 3 sums, 3 vectors of weights and one of state fit at once
+    needs: frozenset[str]  # features of the processor, as LLVM names them
 
 
 KNOWN = (
-    Registers("avx512", 512, 8),  # 32 registers
-    Registers("avx2", 256, 4),  # 16 registers
-    Registers("neon", 128, 8),  # 32 registers
+    Registers("avx512", 512, 8, frozenset({"avx512f"})),  # 32 registers
+    Registers("avx2", 256, 4, frozenset({"avx2", "fma"})),  # 16 registers
+    Registers("neon", 128, 8, frozenset({"neon"})),  # 32 registers
 )
-NEEDED = {"avx512": {"avx512f"}, "avx2": {"avx2", "fma"}, "neon": {"neon"}}
 
 
 def host_registers() -> Registers | None:
@@ -44,11 +44,9 @@ def host_registers() -> Registers | None:
     Numba compiles for this machine unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say otherwise, which
     is how the tests force narrower registers or none.
     """
-    text = config.CPU_FEATURES
-    if text is None:
-        text = binding.get_host_cpu_features().flatten()
+    text = codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
     has = {feature[1:] for feature in text.split(",") if feature.startswith("+")}
-    return next((registers for registers in KNOWN if NEEDED[registers.name] <= has), None)
+    return next((registers for registers in KNOWN if registers.needs <= has), None)
 
 
 REGISTERS = host_registers()
@@ -102,9 +100,9 @@ class Lanes:
         number = self.builder.load(pointer, align=self.size, typ=self.real)
         return self._spread(number, self.vector)
 
-    def prefetch(self, pointer: Value, to_write: bool = False) -> None:
-        """Ask for the cache line of an address that is needed soon."""
-        hints = (int(to_write), 3, 1)  # keep it in the nearest cache; it is data
+    def prefetch_to_write(self, pointer: Value) -> None:
+        """Ask for the cache line of an address that is changed soon."""
+        hints = (1, 3, 1)  # to write; keep it in the nearest cache; it is data
         self._call("llvm.prefetch.p0", ir.VoidType(), pointer, *(ir.Constant(INT32, hint) for hint in hints))
 
     def _call(self, name: str, result: ir.Type, *arguments: Value) -> Value:
@@ -244,7 +242,10 @@ def at(typing, array, index):
 
 def lanes_of(builder: ir.IRBuilder, pointer: types.CPointer) -> Lanes:
     """Lanes of the numbers that a Numba pointer points to."""
-    real = ir.FloatType() if pointer.dtype == types.float32 else ir.DoubleType()
+    kinds = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+    if pointer.dtype not in kinds:
+        raise TypingError(f"vectors of {pointer.dtype}")
+    real = kinds[pointer.dtype]
     return Lanes(builder, real, REGISTERS)
 
 

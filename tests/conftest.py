@@ -24,11 +24,11 @@ def make_ops(name: str) -> Ops:
     if name == "array-api-strict":
         return Ops(pytest.importorskip("array_api_strict"))
     if name == "numba-generic":
-        return NumbaOps()
+        return NumbaOps(threads=2)
     reason = unavailable(name)
     if reason:
         pytest.skip(reason)
-    return get_ops(name)
+    return get_ops(name, threads=2 if name == "numba" else None)
 
 
 @pytest.fixture(

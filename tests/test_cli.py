@@ -39,6 +39,9 @@ def test_train_generate_evaluate(tmp_path: Path, text: Path) -> None:
     assert first.stdout.startswith("The ")
     assert len(first.stdout) == 4 + 50 + 1
     assert first.stderr == ""
+    coldest = charlstm_command(*command, "--top-k", 1).stdout
+    assert coldest == charlstm_command(*command, "--temperature", 0).stdout != first.stdout
+    assert charlstm_command(*command, "--top-p", 0.5).stdout != first.stdout
     as_json = json.loads(charlstm_command(*command, "--json").stdout)
     assert as_json == {"prompt": "The ", "text": first.stdout[:-1], "seed": 5}
 

@@ -158,6 +158,24 @@ def test_an_edit_in_any_kernel_file_invalidates_the_cache(package_copy: Path, tm
     assert probe(package_copy, **cache) == (1, 0)
 
 
+def test_compiling_is_announced_once(package_copy: Path, tmp_path: Path) -> None:
+    """Ours only, and nothing once it is in the cache."""
+    environment = {
+        **os.environ, "PYTHONPATH": str(package_copy), "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+    }  # fmt: skip
+    code = (
+        "import logging, numba; logging.basicConfig(level=logging.INFO); import charlstm.kernels.cpu as cpu\n"
+        "numba.njit(lambda x: x + 1)(1); print('theirs', flush=True)\n" + PROBE
+    )
+
+    def stderr() -> str:
+        command = [sys.executable, "-P", "-c", code]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
+
+    assert stderr().count("compiling kernels for this machine, once") == 1
+    assert "compil" not in stderr()
+
+
 def test_kernels_work_where_no_cache_can_be_written(package_copy: Path) -> None:
     """No folder beside the source, none of the user's: compiled anew, and no error."""
     kernels = package_copy / "charlstm" / "kernels"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from charlstm.backends import BACKENDS, AdamStep, CIFGTape, LayerInput, Ops, get_ops
+from charlstm.backends import BACKENDS, AdamStep, CIFGTape, Ops
+from charlstm.backends.fused_ops import FusedOps
 from charlstm.verification import directional_error
 
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
@@ -334,128 +335,8 @@ def test_dropout_masks_keep_the_mean_and_repeat(ops: Ops, dtype: str) -> None:
 def test_overriding_ops_have_the_contracts_signatures(name: str) -> None:
     module, _, cls_name = BACKENDS[name].partition(".")
     cls = getattr(__import__(f"charlstm.backends.{module}", fromlist=[cls_name]), cls_name)
+    classes = [cls, FusedOps] if name == "numba" else [cls]
     overridden = [n for n in vars(Ops) if not n.startswith("_") and callable(vars(Ops)[n])]
     assert "cifg_forward" in overridden
-    for method in overridden:
+    for cls, method in itertools.product(classes, overridden):
         assert inspect.signature(getattr(cls, method)) == inspect.signature(getattr(Ops, method)), method
-
-
-@pytest.mark.parametrize("H", [1, 7, 16, 100, 257])
-@pytest.mark.parametrize("B", [1, 3, 8, 50])
-def test_layers_agree_at_odd_sizes(ops: Ops, dtype: str, H: int, B: int) -> None:
-    """A whole layer, forward with and without a tape, and backward, against plain NumPy sums."""
-    T, D, V = 4, 5, 6
-    rng = np.random.default_rng([H, B])
-    exact = get_ops("numpy")
-    wx, R, h0, c0 = recurrence_inputs(T, B, H, dtype)
-    table, W = (rng.standard_normal((n, 3 * H)).astype(dtype) for n in (V, D))
-    x, ids = rng.standard_normal((T, B, D)).astype(dtype), rng.integers(0, V, (T, B))
-    dh, dc = rng.standard_normal((T, B, H)).astype(dtype), rng.standard_normal((B, H)).astype(dtype)
-    for source in (
-        LayerInput(table, ids),
-        LayerInput(table[:1], None, x, W),
-        LayerInput(table, ids, x, W),
-        LayerInput(wx.reshape(T * B, 3 * H), np.arange(T * B).reshape(T, B)),
-    ):
-        read = source.table[np.zeros((T, B), int) if source.ids is None else source.ids].astype("float64")
-        if source.x is not None:
-            read = read + source.x.astype("float64") @ W.astype("float64")
-        tape = exact.cifg_forward(read, *(array.astype("float64") for array in (R, h0, c0)))
-        da, dh0, dc0 = exact.cifg_backward(
-            dh.astype("float64"), dc.astype("float64"), R.astype("float64"), tape
-        )
-        rows = da.reshape(T * B, 3 * H)
-        dtable = np.zeros(source.table.shape)
-        np.add.at(dtable, np.zeros(T * B, int) if source.ids is None else source.ids.reshape(-1), rows)
-
-        there = LayerInput(*(None if array is None else ops.asarray(array) for array in source))
-        R_there, h_there, c_there = (ops.asarray(array) for array in (R, h0, c0))
-        kept = ops.layer_forward(there, R_there, h_there, c_there)
-        h, c_last = ops.layer_outputs(there, R_there, h_there, c_there)
-        dR = ops.empty((H, 3 * H), kept.h.dtype)
-        dW = None if source.W is None else ops.empty((D, 3 * H), kept.h.dtype)
-        back = ops.layer_backward(ops.asarray(dh), ops.asarray(dc), R_there, kept, there, dR, dW)
-        pairs = [
-            (kept.h, tape.h),
-            (kept.c, tape.c),
-            (kept.gates, tape.gates),
-            (h, tape.h),
-            (c_last, tape.c[-1]),
-        ]
-        pairs += [(back.table, dtable), (back.h0, dh0), (back.c0, dc0)]
-        pairs.append((dR, tape.h[:-1].reshape(T * B, H).T @ rows))
-        if source.x is not None:
-            pairs += [
-                (dW, x.reshape(T * B, D).astype("float64").T @ rows),
-                (back.x, da @ W.astype("float64").T),
-            ]
-        for ours, expected in pairs:
-            assert ours.dtype == kept.h.dtype
-            scale = max(1.0, float(np.max(np.abs(expected))))
-            assert_allclose(ops.to_numpy(ours), expected, rtol=0, atol=TOLERANCE[dtype] * scale)
-
-
-@pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (3, 5, 7), (300, 70, 130), (70, 300, 65), (1000, 3, 48), (129, 257, 97)]
-)
-def test_products(ops: Ops, dtype: str, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
-    """Every combination of a matrix, a view that transposes one, and one with strides."""
-    M, K, N = shape
-    a, b = rng.standard_normal((M, K)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
-    expected = a.astype("float64") @ b.astype("float64")
-
-    def forms(array: np.ndarray) -> list[Any]:
-        wide = np.zeros((array.shape[0], 2 * array.shape[1]), array.dtype)
-        wide[:, ::2] = array
-        return [ops.asarray(array), ops.asarray(np.ascontiguousarray(array.T)).T, ops.asarray(wide)[:, ::2]]
-
-    for left in forms(a):
-        for right in forms(b):
-            out = ops.empty((M, N), left.dtype)
-            for product in (ops.matmul(left, right), ops.matmul(left, right, out=out)):
-                assert_allclose(ops.to_numpy(product), expected, rtol=0, atol=K * TOLERANCE[dtype] / 3)
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 2), (40, 9, 13), (700, 33, 65), (350, 16, 200)])
-def test_head(ops: Ops, dtype: str, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
-    N, H, V = shape
-    rows, weight, bias = (rng.standard_normal(s).astype(dtype) for s in ((N, H), (H, V), (V,)))
-    targets = rng.integers(0, V, N)
-    logits = rows.astype("float64") @ weight.astype("float64") + bias
-    posterior = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    expected = -np.log(posterior[np.arange(N), targets]).mean()
-    dlogits = posterior.copy()
-    dlogits[np.arange(N), targets] -= 1
-    dlogits /= N
-    arrays = [ops.asarray(array) for array in (rows, weight, bias, targets)]
-    loss, confidence = ops.head_loss(*arrays)
-    assert loss == pytest.approx(expected, rel=1e-5)
-    assert confidence == pytest.approx(posterior.max(axis=1).mean(), rel=1e-5)
-    dweight, dbias = ops.empty((H, V), arrays[0].dtype), ops.empty((V,), arrays[0].dtype)
-    loss, drows = ops.head_gradients(*arrays, dweight, dbias)
-    assert loss == pytest.approx(expected, rel=1e-5)
-    for ours, reference in (
-        (drows, dlogits @ weight.astype("float64").T),
-        (dweight, rows.astype("float64").T @ dlogits),
-        (dbias, dlogits.sum(axis=0)),
-    ):
-        assert_allclose(ops.to_numpy(ours), reference, rtol=0, atol=TOLERANCE[dtype])
-
-
-WRONG_LAYERS = {
-    "ids": (IndexError, {"ids": np.full((4, 3), 6)}),
-    "W": (ValueError, {"W": np.zeros((4, 24))}),
-    "dtype": (TypeError, {"W": np.zeros((5, 24), "float32")}),
-    "integers": (TypeError, {"x": np.zeros((4, 3, 5), "int64")}),
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG_LAYERS)
-def test_wrong_layers_raise(wrong: str, rng: np.random.Generator) -> None:
-    """The compiled layers trust what they are given, so it is checked before."""
-    _, R, h0, c0 = recurrence_inputs(4, 3, 8)
-    good = LayerInput(np.zeros((6, 24)), np.zeros((4, 3), int), np.zeros((4, 3, 5)), np.zeros((5, 24)))
-    error, change = WRONG_LAYERS[wrong]
-    get_ops("numba").layer_forward(good, R, h0, c0)
-    with pytest.raises(error):
-        get_ops("numba").layer_forward(good._replace(**change), R, h0, c0)

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import BackendError
-from .ops import Array, Ops, check_dtype
+from .ops import Ops, check_dtype
+from .sampling import Array
 
 BLOCK = 256  # threads in a block
 

@@ -10,10 +10,12 @@ from ..kernels import head, products, recurrence, sampling
 from ..kernels.tiles import ROWS
 from ..kernels.vectors import REGISTERS
 from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
-from .ops import CIFGTape, LayerGradients, LayerInput, check_dtype, check_recurrence
+from .ops import DTYPES, CIFGTape, LayerGradients, LayerInput, check_dtype, check_recurrence
 from .sampling import Array, Sampler, StepWeights
 
-PIECE = 160  # rows of da or of logits that are gathered for a product: they must fit the nearest caches
+ROWS_AT_ONCE = (
+    160  # rows of da or of logits that are gathered for a product: they must fit the nearest caches
+)
 DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
 
 
@@ -26,7 +28,9 @@ class FusedOps(NumbaOps):
         (M, K), N = a.shape, b.shape[1]
         if out is None:
             out = self.empty((M, N), a.dtype)
-        if M * K * N < SMALLEST_PRODUCT or not out.flags.c_contiguous or not a.dtype == b.dtype == out.dtype:
+        ours = a.dtype == b.dtype == out.dtype and a.dtype.name in DTYPES and out.flags.c_contiguous
+        fits = b.shape[0] == K and out.shape == (M, N)  # where it does not, NumPy says so
+        if M * K * N < SMALLEST_PRODUCT or not ours or not fits:
             return super().matmul(a, b, out)
         if a.flags.f_contiguous and not a.flags.c_contiguous:
             self._transposed_product(a.T, np.ascontiguousarray(b), out)
@@ -82,8 +86,8 @@ class FusedOps(NumbaOps):
         self, dh: Array, dc_last: Array, R: Array, tape: CIFGTape
     ) -> tuple[Array, Array, Array]:
         T, B, H = dh.shape
-        source = _Input.of(LayerInput(self.empty((0, 3 * H), dh.dtype), _numbers(T, B)))
         da = self.zeros((T * B, 3 * H), dh.dtype)
+        source = _Input.of(LayerInput(da, _numbers(T, B)))
         _, dh0, dc0 = self._backward(
             dh, dc_last, R, tape, source, [da] * self._threads, np.empty_like(R), None
         )
@@ -130,7 +134,7 @@ class FusedOps(NumbaOps):
         (T, B, _), V = dh.shape, whole.table.shape[0]
         if V > 1 and V * self._threads > T * B:  # tables for all threads would be larger than all of da
             da = self.zeros((T * B, R.shape[1]), dh.dtype)
-            own_rows = whole._replace(ids=_numbers(T, B))
+            own_rows = whole._replace(table=da, ids=_numbers(T, B))
             dx, dh0, dc0 = self._backward(dh, dc_last, R, tape, own_rows, [da] * self._threads, dR, dW)
             dtable = self.zeros(whole.table.shape, dh.dtype)
             self.scatter_add_rows(dtable, whole.ids.reshape(-1), da)
@@ -154,7 +158,13 @@ class FusedOps(NumbaOps):
         dW: Array | None,
     ) -> tuple[Array, Array, Array]:
         """dx, dh0 and dc0; writes dR and dW, adds to `tables`, of which each thread has its own."""
-        (T, B, H), D = dh.shape, source.x.shape[2]
+        (T, B, H), D, V = dh.shape, source.x.shape[2], source.table.shape[0]
+        states = [(tape.h, (T + 1, B, H)), (tape.c, (T + 1, B, H)), (tape.gates, (T, B, 3 * H))]
+        weights = [(R, (H, 3 * H)), (dR, (H, 3 * H)), (source.W, (D, 3 * H))]
+        given = [(source.table, (V, 3 * H)), (source.x, (T, B, D)), (dh, (T, B, H)), (dc_last, (B, H))]
+        results = [] if dW is None else [(dW, (D, 3 * H))]
+        _check(*given, *states, *weights, *results)
+        _check_ids(source.ids, (T, B), V)
         dh, dc = np.ascontiguousarray(dh), np.array(dc_last, order="C")
         R, h, c, gates = (np.ascontiguousarray(array) for array in (R, *tape))
         dx, dh0 = self.empty((T, B, D), dh.dtype), np.empty_like(dc)
@@ -168,7 +178,7 @@ class FusedOps(NumbaOps):
             own, table = sums[threads[s]], tables[threads[s]]
             for total in own:
                 total[...] = 0
-            steps = max(1, min(T, PIECE // max(1, e - s)))
+            steps = max(1, min(T, ROWS_AT_ONCE // max(1, e - s)))
             da = self.empty((steps + 1, e - s, 3 * H), dh.dtype)
             da[-1] = 0
             n = steps * (e - s)
@@ -224,6 +234,8 @@ class FusedOps(NumbaOps):
         self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
     ) -> tuple[np.ndarray, Array, Array, Array]:
         W, R, head_panels = weights.packed or self.pack_step_weights(weights).packed
+        (L, H, _), V, B = weights.R.shape, weights.bias.shape[0], uniforms.shape[1]
+        _check((logits, (B, V)), (h, (L, B, H)), (c, (L, B, H)), (weights.R, (L, H, 3 * H)))
         logits, c = np.array(logits, order="C"), np.array(c, order="C")
         states = np.empty((2, *h.shape), h.dtype)
         states[0] = h
@@ -235,29 +247,33 @@ class FusedOps(NumbaOps):
 
     def head_loss(self, rows: Array, weight: Array, bias: Array, targets: Array) -> tuple[float, float]:
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
-        N, V = rows.shape[0], weight.shape[1]
+        (N, H), V = rows.shape, weight.shape[1]
+        _check((rows, (N, H)), (weight, (H, V)), (bias, (V,)))
+        _check_ids(targets, (N,), V)
         W = self._panels(weight, products.VECTORS)
         sums: dict[int, tuple[float, float]] = {}
 
         def shard(s: int, e: int) -> None:
-            logits = self.empty((min(PIECE, max(1, e - s)), V), rows.dtype)
+            logits = self.empty((min(ROWS_AT_ONCE, max(1, e - s)), V), rows.dtype)
             sums[s] = head.loss(rows, W, bias, targets, logits, s, e)
 
         self._shards.run(shard, N, self._smallest_head(weight))
-        loss, confidence = (sum(sums[s][k] for s in sorted(sums)) / N for k in range(2))
-        return loss, confidence
+        losses, confidences = zip(*(sums[s] for s in sorted(sums)), strict=True)
+        return sum(losses) / N, sum(confidences) / N
 
     def head_gradients(
         self, rows: Array, weight: Array, bias: Array, targets: Array, dweight: Array, dbias: Array
     ) -> tuple[float, Array]:
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
         (N, H), V, dtype = rows.shape, weight.shape[1], rows.dtype
+        _check((rows, (N, H)), (weight, (H, V)), (bias, (V,)), (dweight, (H, V)), (dbias, (V,)))
+        _check_ids(targets, (N,), V)
         W, WT = self._panels(weight, products.VECTORS), self._panels(weight.T, products.VECTORS)
         drows = self.empty((N, H), dtype)
         sums: dict[int, tuple[float, Array, Array]] = {}
 
         def shard(s: int, e: int) -> None:
-            piece = min(PIECE, max(1, e - s))
+            piece = min(ROWS_AT_ONCE, max(1, e - s))
             dW, db = self.zeros((H, V), dtype), self.zeros((V,), dtype)
             logits = self.empty((piece, V), dtype)
             room = self._columns(H, piece, dtype), self._panel(piece, dtype)
@@ -274,7 +290,7 @@ class FusedOps(NumbaOps):
 
     @staticmethod
     def _smallest_head(weight: Array) -> int:
-        return max(ROWS, SMALLEST_PRODUCT // weight.size)
+        return max(ROWS, SMALLEST_PRODUCT // int(weight.size))
 
     # ---- room for pieces ----------------------------------------------------------------
 
@@ -318,19 +334,31 @@ def _lanes(dtype: Any) -> int:
 
 
 def _check_layer(source: LayerInput, R: Array, h0: Array, c0: Array) -> _Input:
-    """The whole input, once shapes, dtypes and ids are known to fit: the kernels trust them."""
-    arrays = [x for x in (source.table, source.x, source.W, R, h0, c0) if x is not None]
-    names = {check_dtype(x.dtype) for x in arrays}
-    if len(names) > 1:
-        raise TypeError(f"all arrays of a layer must share one dtype, not {sorted(names)}")
+    """The whole input, once it is known to fit."""
     whole = _Input.of(source)
     (H, G), (T, B, D), V = R.shape, whole.x.shape, whole.table.shape[0]
-    shapes = [array.shape for array in (whole.table, whole.ids, whole.W, R, h0, c0)]
-    if shapes != [(V, G), (T, B), (D, G), (H, 3 * H), (B, H), (B, H)]:
-        raise ValueError(
-            f"table, ids, W, R, h0 and c0 are {shapes}, which do not fit (V, 3H), (T, B), (D, 3H), (H, 3H), "
-            f"(B, H) and (B, H)"
-        )
-    if whole.ids.size and not (whole.ids.min() >= 0 and whole.ids.max() < V):
-        raise IndexError(f"ids must lie in 0 to {V - 1}")
+    state = [(h0, (B, H)), (c0, (B, H))]
+    _check((whole.table, (V, G)), (whole.x, (T, B, D)), (whole.W, (D, G)), (R, (H, 3 * H)), *state)
+    _check_ids(whole.ids, (T, B), V)
     return whole
+
+
+def _check(*expected: tuple[Array, tuple[int, ...]]) -> None:
+    """TypeError unless all arrays share one dtype, ValueError unless they have the shapes beside them.
+
+    The kernels trust what they are given: they would read and write beyond an array that is too small.
+    """
+    names = {check_dtype(array.dtype) for array, _ in expected}
+    if len(names) > 1:
+        raise TypeError(f"all arrays must share one dtype, not {sorted(names)}")
+    for array, shape in expected:
+        if array.shape != shape:
+            raise ValueError(f"an array is {array.shape} where {shape} would fit the others")
+
+
+def _check_ids(ids: Array, shape: tuple[int, ...], V: int) -> None:
+    """Likewise for integers below V; IndexError for those that are not."""
+    if ids.shape != shape or ids.dtype.kind not in "iu":
+        raise ValueError(f"ids must be integers {shape}, not {ids.dtype} {ids.shape}")
+    if ids.size and not (ids.min() >= 0 and ids.max() < V):
+        raise IndexError(f"ids must lie in 0 to {V - 1}, not {ids.min()} to {ids.max()}")

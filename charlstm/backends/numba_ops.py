@@ -123,7 +123,7 @@ class NumbaOps(NumPyOps):
         def shard(s: int, e: int) -> None:
             drawn.append(
                 kernel(
-                    *weights, logits, h, c, uniforms, float(sampler.temperature), sampler.top_k,
+                    *weights, logits, h, c, uniforms, float(sampler.temperature), min(sampler.top_k, logits.shape[1]),
                     float(sampler.top_p), tokens, s, e,
                 )
             )  # fmt: skip

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from .ops import AdamStep, Array, Ops
+from .ops import AdamStep, Ops
 from .pool import MemoryPool
+from .sampling import Array
 from .threads import THREADS_VARIABLE, thread_count
 
 

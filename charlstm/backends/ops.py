@@ -47,9 +47,9 @@ class LayerInput(NamedTuple):
     """
 
     table: Array  # (V, 3H)
-    ids: Array | None = None  # (T, B): which row at each step; None: always row 0
-    x: Array | None = None  # (T, B, D)
-    W: Array | None = None  # (D, 3H)
+    ids: Array = None  # (T, B): which row at each step; None: the table has one row
+    x: Array = None  # (T, B, D), or None
+    W: Array = None  # (D, 3H), likewise
 
 
 class LayerGradients(NamedTuple):

@@ -52,7 +52,9 @@ class MemoryPool:
     def _give_back(self, memory: np.ndarray) -> None:
         with self._lock:
             self._kept += memory.nbytes
-            self._free[memory.nbytes] = [*self._free.pop(memory.nbytes, []), memory]  # now the last used
+            blocks = self._free.pop(memory.nbytes, [])
+            blocks.append(memory)  # in place: `_take` may be about to pop from this very list
+            self._free[memory.nbytes] = blocks  # now the last used
             while self._kept > self._limit:
                 oldest = next(iter(self._free))
                 self._kept -= self._free[oldest].pop().nbytes

@@ -107,7 +107,7 @@ class ShardPool:
                 function(start, stop)
                 return
             submit = self._executor.submit
-            running = [submit(copy_context().run, function, *part) for part in others]
+            running = [submit(copy_context().run, function, s, e) for s, e in others]
             try:
                 function(start, stop)
             finally:

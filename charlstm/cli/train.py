@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 import sys
@@ -58,6 +59,8 @@ def train(
     quiet
         Print no progress.
     """
+    if quiet:
+        logging.getLogger("charlstm").setLevel(logging.WARNING)
     reporter = Reporter() if quiet else ConsoleReporter()
     if resume_from is not None:
         if data is not None or model is not None or out is not None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..backends import Array, LayerInput, Ops, StepWeights, get_ops
-from ..cifg import StackTape, State, layer_input, stack_backward, stack_forward, stack_outputs
+from ..cifg import State, layer_input, stack_backward, stack_forward, stack_outputs
 from ..config import ModelConfig
 from ..errors import UsageError
 from . import inputs
@@ -258,7 +258,7 @@ class LanguageModel(CIFGModel):
         model = LanguageModel(vocab_size=65, hidden_size=256, num_layers=2)
         loss, gradients, state = model.loss_and_gradients(tokens, targets)
 
-    The keywords are those of `ModelConfig` and `CIFGModel`.
+    The keywords are those of `ModelConfig` and `CIFGModel`; there is no dropout unless asked for.
     """
 
     def __init__(
@@ -285,7 +285,7 @@ class SequenceClassifier(CIFGModel):
     """A network that reads feature vectors (T, B, D) and gives the posterior of the classes.
 
     `emit` is "last" for one posterior of each sequence, "every" for one at each time step; the
-    other keywords are those of `ModelConfig` and `CIFGModel`.
+    other keywords are those of `ModelConfig` and `CIFGModel`; no dropout unless asked for.
     """
 
     def __init__(
