@@ -19,7 +19,7 @@ from charlstm.data import CharacterTokenizer
 from charlstm.generation import generate, generate_many
 
 VOCABULARY = 65
-GENERATED = 200  # characters in one timed call
+GENERATED = 500  # characters in one timed call: what `charlstm generate` draws unless told otherwise
 TOKENIZER = CharacterTokenizer(chr(33 + k) for k in range(VOCABULARY))
 
 

@@ -14,7 +14,7 @@ from .errors import DivergedError
 from .model import CIFGModel
 
 PROMPT_CHUNK = 1024  # tokens of a prompt that are read at once
-DRAWN_AT_ONCE = 32  # characters that a backend draws before they are shown
+DRAWN_AT_ONCE = 64  # characters that a backend draws before they are shown
 
 
 def generate(
