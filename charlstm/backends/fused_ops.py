@@ -13,9 +13,7 @@ from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
 from .ops import DTYPES, CIFGTape, LayerGradients, LayerInput, check_dtype, check_recurrence
 from .sampling import Array, Sampler, StepWeights
 
-ROWS_AT_ONCE = (
-    160  # rows of da or of logits that are gathered for a product: they must fit the nearest caches
-)
+ROWS_AT_ONCE = 160  # of da or of logits, gathered for a product: they must fit the nearest caches
 DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
 
 
@@ -131,15 +129,16 @@ class FusedOps(NumbaOps):
         dW: Array | None = None,
     ) -> LayerGradients:
         whole = _Input.of(source)
-        (T, B, _), V = dh.shape, whole.table.shape[0]
-        if V > 1 and V * self._threads > T * B:  # tables for all threads would be larger than all of da
+        (T, B, H), V = dh.shape, whole.table.shape[0]
+        count = len(self._shards.parts(B, self._smallest_batch(T, H, whole.x.shape[2])))
+        if V > 1 and V * count > T * B:  # tables for all threads would be larger than all of da
             da = self.zeros((T * B, R.shape[1]), dh.dtype)
             own_rows = whole._replace(table=da, ids=_numbers(T, B))
-            dx, dh0, dc0 = self._backward(dh, dc_last, R, tape, own_rows, [da] * self._threads, dR, dW)
+            dx, dh0, dc0 = self._backward(dh, dc_last, R, tape, own_rows, [da] * count, dR, dW)
             dtable = self.zeros(whole.table.shape, dh.dtype)
             self.scatter_add_rows(dtable, whole.ids.reshape(-1), da)
         else:
-            tables = [self.zeros(whole.table.shape, dh.dtype) for _ in range(self._threads)]
+            tables = [self.zeros(whole.table.shape, dh.dtype) for _ in range(count)]
             dx, dh0, dc0 = self._backward(dh, dc_last, R, tape, whole, tables, dR, dW)
             dtable = tables[0]
             for table in tables[1:]:
@@ -184,23 +183,8 @@ class FusedOps(NumbaOps):
             n = steps * (e - s)
             room = *(self._columns(width, n, dh.dtype) for width in (H, D)), self._panel(n, dh.dtype)
             recurrence.backward(
-                dh,
-                dc,
-                R_panels,
-                W_panels,
-                h,
-                c,
-                gates,
-                source.ids,
-                source.x,
-                table,
-                dx,
-                *own,
-                da,
-                *room,
-                s,
-                e,
-            )
+                dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx, *own, da, *room, s, e
+            )  # fmt: skip
             np.matmul(da[-1], R.T, out=dh0[s:e])
 
         self._shards.run(shard, B, smallest)
@@ -235,7 +219,9 @@ class FusedOps(NumbaOps):
     ) -> tuple[np.ndarray, Array, Array, Array]:
         W, R, head_panels = weights.packed or self.pack_step_weights(weights).packed
         (L, H, _), V, B = weights.R.shape, weights.bias.shape[0], uniforms.shape[1]
-        _check((logits, (B, V)), (h, (L, B, H)), (c, (L, B, H)), (weights.R, (L, H, 3 * H)))
+        further = (weights.W, (L - 1, H, 3 * H)), (weights.b, (L - 1, 3 * H))
+        ends = (weights.table, (V, 3 * H)), (weights.head, (H, V)), (weights.bias, (V,))
+        _check((logits, (B, V)), (h, (L, B, H)), (c, (L, B, H)), (weights.R, (L, H, 3 * H)), *further, *ends)
         logits, c = np.array(logits, order="C"), np.array(c, order="C")
         states = np.empty((2, *h.shape), h.dtype)
         states[0] = h
