@@ -50,7 +50,7 @@ def gradients(rows, W, bias, targets, WT, drows, dW, db, logits, columns, panel,
         _logits(rows, W, bias, first, count, logits)
         total += softmax_cross_entropy(logits[:count], targets[first : first + count], logits[:count], scale)
         add_rows(logits, 0, V, WT, drows, first * H, count, 0)
-        pack_columns(rows[first : first + count], columns, 0)
+        pack_columns(rows, first, count, columns, 0, columns.shape[0], 0)
         for column in range(0, V, VECTORS * panel.shape[3]):
             pack_panel(logits, 0, count, column, panel, 0)
             add_columns(columns, panel, count, dW, column, 0, columns.shape[0])

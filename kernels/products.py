@@ -8,7 +8,7 @@ from numba.extending import intrinsic
 
 from .compiling import OPTIONS, kernel
 from .tiles import ROWS, add_products, zeros
-from .vectors import INT, at, copy_vector, lanes_of, switch
+from .vectors import INT, at, copy_numbers, copy_vector, lanes_of, switch
 
 VECTORS = 3  # of columns in a tile
 HEIGHTS = [n for n in (8, 4, 2, 1) if n <= ROWS]  # rows of a tile: each costs time to compile
@@ -44,7 +44,7 @@ def _make_tile(transposed: bool):
                 each = range(vectors)
                 for r in range(count):
                     for v in each:
-                        lanes.prefetch_to_write(result(r, v))
+                        lanes.prefetch(result(r, v), True)
                 inputs = [lanes.offset(a, builder.mul(row_stride, ir.Constant(INT, r))) for r in range(count)]
                 sums = add_products(
                     lanes, zeros(lanes, count, vectors), inputs, panel, depth, k_stride, VECTORS
@@ -120,16 +120,21 @@ def add_columns(columns, panel, depth, out, column, start, stop):
 
 
 @njit(**OPTIONS)
-def pack_columns(a, columns, k):
-    """Rows of a (., M) as the steps from k on of the groups (M / ROWS, K, ROWS)."""
-    M = a.shape[1]
-    for group in range(columns.shape[0]):
-        start = group * ROWS
-        used = min(ROWS, M - start)
-        for n in range(a.shape[0]):
-            into, row = columns[group, k + n], a[n]
-            for m in range(used):
-                into[m] = row[start + m]
+def pack_columns(a, first, count, columns, start, stop, k):
+    """Rows `first` to `first + count` of a (..., M) as the steps from k on of groups `start` to `stop`.
+
+    `columns` (M / ROWS, K, ROWS) holds ROWS columns of a in each group.
+    """
+    M, K = a.shape[-1], columns.shape[1]
+    for group in range(start, stop):
+        column = group * ROWS
+        for n in range(count):
+            source, target = (first + n) * M + column, (group * K + k + n) * ROWS
+            if column + ROWS <= M:
+                copy_numbers(at(a, source), at(columns, target), ROWS)
+            else:
+                for m in range(M - column):
+                    copy_numbers(at(a, source + m), at(columns, target + m), 1)
 
 
 @njit(**OPTIONS)
@@ -189,7 +194,7 @@ def transposed_product(a, B, out, columns, panel, start, stop):
     most = panel.shape[1]
     for first in range(0, a.shape[0], most):
         depth = min(most, a.shape[0] - first)
-        pack_columns(a[first : first + depth, start * ROWS : stop * ROWS], columns[start:stop], 0)
+        pack_columns(a, first, depth, columns, start, stop, 0)
         for column in range(0, B.shape[1], VECTORS * panel.shape[3]):
             pack_panel(B, first, depth, column, panel, 0)
             add_columns(columns, panel, depth, out, column, start, stop)

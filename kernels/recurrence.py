@@ -16,25 +16,27 @@ from numba.extending import intrinsic
 
 from .compiling import OPTIONS, kernel
 from .products import VECTORS, add_columns, add_rows, pack_columns, pack_panel
-from .tiles import ROWS, add_products, zeros
-from .vectors import INT, Lanes, Value, at, copy_vector, lanes_of, switch
+from .tiles import ROWS, STRETCH, Ahead, add_products, zeros
+from .vectors import INT, Lanes, Value, add_vector, at, copy_vector, lanes_of, switch
 
 GATES = 3  # vectors in a tile of forward: the three gates of one vector of units
 UNITS = 2  # vectors in a tile of backward: two of units
 
 
 @intrinsic
-def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h_next, gates):
+def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h_next, gates, ahead, sizes):
     """One time step for 1 to ROWS rows of the batch and the units from `unit` on.
 
     Pointers: `table` to the first row's first number for these units, of which the row ids[r] is
     meant; x and h to the first row of x_t and h_{t-1}; W and R to panels; the others to the tile's
-    first number. `gates` is None where they are not kept.
+    first number. `gates` is None where they are not kept. `ahead` and `sizes`:
+    pointers and numbers for `tiles.Ahead`, memory that the next step writes.
     """
     keep = not isinstance(gates, types.NoneType)
 
     def generate(context, builder, signature, values):
-        rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h_next, gates = values
+        rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h_next, gates, ahead, sizes = values
+        wanted = _ahead(builder, ahead, sizes, True) if keep else []
         lanes = lanes_of(builder, signature.args[3])
         mask = lanes.mask(builder.sub(H, unit))
 
@@ -50,7 +52,7 @@ def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h
                 sums.append([lanes.load(row(start, 0, GATES, gate), mask) for gate in range(GATES)])
             inputs = [lanes.offset(x, builder.mul(D, ir.Constant(INT, r))) for r in range(count)]
             sums = add_products(lanes, sums, inputs, W, D)
-            sums = add_products(lanes, sums, [row(h, r) for r in range(count)], R, H)
+            sums = add_products(lanes, sums, [row(h, r) for r in range(count)], R, H, ahead=wanted)
             second = []
             for r, (a_i, a_o, a_g) in enumerate(sums):
                 i, o, g = lanes.sigmoid(a_i), lanes.sigmoid(a_o), lanes.tanh(a_g)
@@ -67,21 +69,22 @@ def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h
         switch(builder, rows, range(1, ROWS + 1), variant)
 
     size = types.intp
-    arguments = (size, size, size, table, ids, size, x, W, h, R, c, c_next, h_next, gates)
+    arguments = (size, size, size, table, ids, size, x, W, h, R, c, c_next, h_next, gates, ahead, sizes)
     return types.void(*arguments), generate
 
 
 @intrinsic
-def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_before, c, da):
+def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_before, c, da, ahead, sizes):
     """Back through one time step, for 1 to ROWS rows of the batch and the units from `unit` on.
 
     Pointers: `R` to a panel of the transpose; `da_after` to the first row of da_{t+1}, of which
     `depth` numbers are read (3H, or 0 at the last time step); the others to the tile's first
-    number. dc is changed in place.
+    number. dc is changed in place. `ahead` and `sizes`: pointers and numbers for `tiles.Ahead`.
     """
 
     def generate(context, builder, signature, values):
-        rows, H, unit, depth, R, dh, da_after, dc, gates, c_before, c, da = values
+        rows, H, unit, depth, R, dh, da_after, dc, gates, c_before, c, da, ahead, sizes = values
+        wanted = _ahead(builder, ahead, sizes, False)
         lanes = lanes_of(builder, signature.args[4])
         columns = [ir.Constant(INT, v * lanes.count) for v in range(UNITS)]
         masks = [lanes.mask(builder.sub(builder.sub(H, unit), column)) for column in columns]
@@ -93,7 +96,7 @@ def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_b
 
             each = [(r, v) for r in range(count) for v in range(UNITS)]
             inputs = [tile(da_after, r, 0, GATES) for r in range(count)]
-            sums = add_products(lanes, zeros(lanes, count, UNITS), inputs, R, depth)
+            sums = add_products(lanes, zeros(lanes, count, UNITS), inputs, R, depth, ahead=wanted)
             for r, v in each:
                 i, o, g = (lanes.load(tile(gates, r, v, GATES, gate), masks[v]) for gate in range(GATES))
                 outer, before, now, carry = (
@@ -108,8 +111,16 @@ def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_b
         switch(builder, rows, range(1, ROWS + 1), variant)
 
     size = types.intp
-    arguments = (size, size, size, size, R, dh, da_after, dc, gates, c_before, c, da)
+    arguments = (size, size, size, size, R, dh, da_after, dc, gates, c_before, c, da, ahead, sizes)
     return types.void(*arguments), generate
+
+
+def _ahead(builder: ir.IRBuilder, pointers: Value, sizes: Value, to_write: bool) -> list[Ahead]:
+    """From Numba's tuples of pointers and of numbers."""
+    return [
+        Ahead(builder.extract_value(pointers, n), builder.extract_value(sizes, n), to_write)
+        for n in range(len(pointers.type.elements))
+    ]
 
 
 def _gates_backward(
@@ -144,6 +155,13 @@ def pack_gates(weights, panels, start, stop):
 
 
 @njit(**OPTIONS)
+def _ahead_of(numbers, tiles, depth):
+    """How many of so many numbers each tile asks for in every STRETCH of `depth` steps."""
+    requests = tiles * max(1, depth // STRETCH)
+    return (numbers + requests - 1) // requests
+
+
+@njit(**OPTIONS)
 def forward_step(table, ids, x, W, R, h, c, c_next, h_next, gates, gates_row, start, stop):
     """One time step for rows `start` to `stop` of the batch: writes c_next, h_next and gates.
 
@@ -153,16 +171,22 @@ def forward_step(table, ids, x, W, R, h, c, c_next, h_next, gates, gates_row, st
     H, D = h.shape[1], x.shape[1]
     blocks, lanes = R.shape[0], R.shape[3]
     tiles = (stop - start + ROWS - 1) // ROWS
+    B, all_tiles = h.shape[0], blocks * tiles
+    of_state = _ahead_of((stop - start) * H, all_tiles, H)
+    sizes = (_ahead_of((stop - start) * GATES * H, all_tiles, H), of_state, of_state)
     for block in range(blocks):
         unit = block * lanes
         for k in range(tiles):
             row = start + (stop - start) * k // tiles
+            share = (stop - start) * H * (block * tiles + k) // all_tiles
+            after = (B + start) * H + share
+            ahead = at(gates, gates_row * GATES * H + GATES * after), at(c_next, after), at(h_next, after)
             _forward_tile(
                 start + (stop - start) * (k + 1) // tiles - row, H, unit, at(table, unit), at(ids, row),
                 D, at(x, row * D), at(W, block * D * GATES * lanes),
                 at(h, row * H), at(R, block * H * GATES * lanes),
                 at(c, row * H + unit), at(c_next, row * H + unit), at(h_next, row * H + unit),
-                at(gates, (gates_row + row) * GATES * H + unit),
+                at(gates, (gates_row + row) * GATES * H + unit), ahead, sizes,
             )  # fmt: skip
 
 
@@ -208,8 +232,12 @@ def backward(
     """
     T, B, H = dh.shape
     D, steps, count = x.shape[2], da.shape[0] - 1, stop - start
-    width = UNITS * R.shape[3]
+    lanes = R.shape[3]
+    width = UNITS * lanes
     tiles = (count + ROWS - 1) // ROWS
+    all_tiles = R.shape[0] * tiles
+    of_state = _ahead_of(count * H, all_tiles, GATES * H)
+    sizes = (_ahead_of(count * GATES * H, all_tiles, GATES * H), of_state, of_state)
     for end in range(T, 0, -steps):
         begin = max(0, end - steps)
         empty = steps - (end - begin)  # slots of da that the last piece leaves unused
@@ -222,18 +250,22 @@ def backward(
                     first = count * k // tiles
                     rows = count * (k + 1) // tiles - first
                     row = t * B + start + first
+                    share = count * H * (block * tiles + k) // all_tiles
+                    before = (max(0, t - 1) * B + start) * H + share
+                    ahead = at(gates, GATES * before), at(c, before), at(dh, before)
                     _backward_tile(
                         rows, H, unit, depth, at(R, block * GATES * H * width), at(dh, row * H + unit),
                         at(da, ((slot + 1) * count + first) * GATES * H), at(dc, (start + first) * H + unit),
                         at(gates, row * GATES * H + unit), at(c, row * H + unit),
                         at(c, (row + B) * H + unit), at(da, (slot * count + first) * GATES * H + unit),
+                        ahead, sizes,
                     )  # fmt: skip
-            pack_columns(h[t, start:stop], h_columns, (t - begin) * count)
-            pack_columns(x[t, start:stop], x_columns, (t - begin) * count)
+            for source, columns in ((h, h_columns), (x, x_columns)):
+                pack_columns(source, t * B + start, count, columns, 0, columns.shape[0], (t - begin) * count)
             for k in range(count):
-                into, row_da = dtable[ids[t, start + k]], da[slot, k]
-                for n in range(GATES * H):
-                    into[n] += row_da[n]
+                into, row_da = ids[t, start + k] * GATES * H, (slot * count + k) * GATES * H
+                for n in range(0, GATES * H, lanes):
+                    add_vector(at(da, row_da + n), at(dtable, into + n), GATES * H - n)
             add_rows(da, slot * count * GATES * H, GATES * H, W, dx, (t * B + start) * D, count, 0)
         rows_da = da[empty:steps].reshape((end - begin) * count, GATES * H)
         for column in range(0, GATES * H, VECTORS * panel.shape[3]):

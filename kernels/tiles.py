@@ -11,14 +11,42 @@ The right matrix is packed into panels, so that the engine reads it from front t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from llvmlite import ir
 
 from .vectors import INT, REGISTERS, Lanes, Value, counted_loop
 
 ROWS = REGISTERS.rows if REGISTERS else 1  # of the left matrix in a tile, at most
 UNROLLED = 4  # steps of k in one turn of the loop: otherwise the loop itself costs a tenth
+STRETCH = 64  # steps of k between two requests for memory that is wanted later
+LINE = 64  # bytes of a cache line
 
 Sums = list[list[Value]]  # by row and vector
+
+
+class Ahead(NamedTuple):
+    """Memory that is wanted later, asked for little by little while products are summed up.
+
+    All at once, these requests would take the places of those for the panel.
+    """
+
+    pointer: Value
+    numbers: Value  # asked for in every STRETCH of steps
+    to_write: bool
+
+    def ask(self, lanes: Lanes, k: Value) -> None:
+        """Ask for the numbers of the stretch that begins with step k, a cache line at a time."""
+        b = lanes.builder
+        stretch = b.udiv(k, ir.Constant(INT, STRETCH))
+        start = lanes.offset(self.pointer, b.mul(stretch, self.numbers))
+
+        def line(number: Value, _: Sequence[Value]) -> Sequence[Value]:
+            lanes.prefetch(lanes.offset(start, number), self.to_write)
+            return ()
+
+        counted_loop(b, ir.Constant(INT, 0), self.numbers, LINE // lanes.size, (), line)
 
 
 def zeros(lanes: Lanes, rows: int, vectors: int) -> Sums:
@@ -33,6 +61,7 @@ def add_products(
     depth: Value,
     stride: Value | None = None,
     panel_vectors: int | None = None,
+    ahead: Sequence[Ahead] = (),
 ) -> Sums:
     """sums[r][v] + the sum over k < depth of rows[r][k * stride] * panel[k][v].
 
@@ -60,6 +89,17 @@ def add_products(
 
     whole = b.and_(depth, ir.Constant(INT, -UNROLLED))
     flat = [total for row in sums for total in row]
-    flat = counted_loop(b, ir.Constant(INT, 0), whole, UNROLLED, flat, unrolled)
+
+    def turns(start: Value, stop: Value, flat: list[Value]) -> list[Value]:
+        return counted_loop(b, start, stop, UNROLLED, flat, unrolled)
+
+    def stretch(start: Value, flat: list[Value]) -> list[Value]:
+        for wanted in ahead:
+            wanted.ask(lanes, start)
+        stop = b.add(start, ir.Constant(INT, STRETCH))
+        return turns(start, b.select(b.icmp_signed("<", stop, whole), stop, whole), flat)
+
+    zero = ir.Constant(INT, 0)
+    flat = counted_loop(b, zero, whole, STRETCH, flat, stretch) if ahead else turns(zero, whole, flat)
     flat = counted_loop(b, whole, depth, 1, flat, step)
     return [flat[r * vectors : (r + 1) * vectors] for r in range(len(rows))]

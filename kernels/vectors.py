@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from numba import types
 from numba.core import codegen, config
-from numba.core.errors import TypingError
+from numba.core.errors import RequireLiteralValue, TypingError
 from numba.extending import intrinsic
 
 from . import elementwise as coefficients
@@ -100,9 +100,9 @@ class Lanes:
         number = self.builder.load(pointer, align=self.size, typ=self.real)
         return self._spread(number, self.vector)
 
-    def prefetch_to_write(self, pointer: Value) -> None:
-        """Ask for the cache line of an address that is changed soon."""
-        hints = (1, 3, 1)  # to write; keep it in the nearest cache; it is data
+    def prefetch(self, pointer: Value, to_write: bool) -> None:
+        """Ask for the cache line of an address that is read, or written, soon; any address will do."""
+        hints = (int(to_write), 3, 1)  # keep it in the nearest cache; it is data
         self._call("llvm.prefetch.p0", ir.VoidType(), pointer, *(ir.Constant(INT32, hint) for hint in hints))
 
     def _call(self, name: str, result: ir.Type, *arguments: Value) -> Value:
@@ -258,3 +258,32 @@ def copy_vector(typing, source, target, count):
         lanes.store(lanes.load(values[0], lanes.mask(values[2])), values[1])
 
     return types.void(source, target, types.intp), generate
+
+
+@intrinsic
+def add_vector(typing, source, target, count):
+    """Add the first `count` of a vector's numbers to those at another pointer."""
+
+    def generate(context, builder, signature, values):
+        lanes = lanes_of(builder, signature.args[0])
+        source, target, count = values
+        mask = lanes.mask(count)
+        lanes.store(lanes.add(lanes.load(target, mask), lanes.load(source, mask)), target, mask)
+
+    return types.void(source, target, types.intp), generate
+
+
+@intrinsic
+def copy_numbers(typing, source, target, count):
+    """Copy a few numbers, as many as the literal `count` says, in one or two registers."""
+    if not isinstance(count, types.IntegerLiteral):
+        raise RequireLiteralValue("count")
+    number = count.literal_value
+
+    def generate(context, builder, signature, values):
+        lanes = lanes_of(builder, signature.args[0])
+        group = ir.VectorType(lanes.real, number)
+        target = builder.bitcast(values[1], group.as_pointer())
+        builder.store(builder.load(values[0], align=lanes.size, typ=group), target, align=lanes.size)
+
+    return types.void(source, target, count), generate
