@@ -8,7 +8,7 @@ from numba.extending import intrinsic
 
 from .compiling import OPTIONS, kernel
 from .tiles import ROWS, add_products, zeros
-from .vectors import INT, at, copy_numbers, copy_vector, lanes_of, switch
+from .vectors import INT, at, copy_numbers, copy_vector, lanes_of, switch, transpose_block
 
 VECTORS = 3  # of columns in a tile
 HEIGHTS = [n for n in (8, 4, 2, 1) if n <= ROWS]  # rows of a tile: each costs time to compile
@@ -168,7 +168,11 @@ def pack_transposed(B, panels, start, stop):
         for v in range(vectors):
             first = (block * vectors + v) * lanes
             used = max(0, min(lanes, N - first))
-            for k in range(K):
+            whole = K // lanes * lanes if used == lanes else 0
+            for k in range(0, whole, lanes):
+                into_block = ((block * K + k) * vectors + v) * lanes
+                transpose_block(at(B, first * K + k), K, at(panels, into_block), vectors * lanes)
+            for k in range(whole, K):
                 into = panels[block, k, v]
                 for lane in range(used):
                     into[lane] = B[first + lane, k]

@@ -287,3 +287,30 @@ def copy_numbers(typing, source, target, count):
         builder.store(builder.load(values[0], align=lanes.size, typ=group), target, align=lanes.size)
 
     return types.void(source, target, count), generate
+
+
+@intrinsic
+def transpose_block(typing, source, source_stride, target, target_stride):
+    """A square of numbers, as wide as a vector: rows of one become columns of the other."""
+
+    def generate(context, builder, signature, values):
+        source, source_stride, target, target_stride = values
+        lanes = lanes_of(builder, signature.args[0])
+        n = lanes.count
+
+        def interleave(x: Value, y: Value, half: int) -> Value:
+            order = [half * n // 2 + k // 2 + n * (k % 2) for k in range(n)]
+            mask = ir.Constant(ir.VectorType(INT32, n), [ir.Constant(INT32, k) for k in order])
+            return builder.shuffle_vector(x, y, mask)
+
+        def row(pointer: Value, stride: Value, k: int) -> Value:
+            return lanes.offset(pointer, builder.mul(stride, ir.Constant(INT, k)))
+
+        vectors = [lanes.load(row(source, source_stride, k)) for k in range(n)]
+        for _ in range(n.bit_length() - 1):
+            pairs = zip(vectors[: n // 2], vectors[n // 2 :], strict=True)
+            vectors = [interleave(x, y, half) for x, y in pairs for half in (0, 1)]
+        for k, vector in enumerate(vectors):
+            lanes.store(vector, row(target, target_stride, k))
+
+    return types.void(source, types.intp, target, types.intp), generate

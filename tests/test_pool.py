@@ -14,7 +14,8 @@ from threadpoolctl import ThreadpoolController
 from charlstm import UsageError
 from charlstm.backends import get_ops
 from charlstm.backends.pool import SMALLEST, MemoryPool
-from charlstm.backends.threads import THREADS_VARIABLE, ShardPool, cpu_quota, thread_count, usable_cores
+from charlstm.backends.shards import ShardPool
+from charlstm.backends.threads import THREADS_VARIABLE, cpu_quota, thread_count, usable_cores
 
 LARGE = (SMALLEST // 8,)
 
@@ -64,7 +65,7 @@ def test_models_in_several_threads_of_a_program() -> None:
         for _ in range(20):
             if not np.array_equal(ops.matmul(a, b), expected):
                 problems.append("another result")
-            ops._shards.run(lambda s, e: seen.update(library.num_threads for library in blas), 2)
+            ops._shards.run(lambda s, e: seen.update(library.num_threads for library in blas), 2, blas=True)
 
     before = [library.num_threads for library in blas]
     threads = [threading.Thread(target=use) for _ in range(3)]

@@ -187,7 +187,7 @@ class FusedOps(NumbaOps):
             )  # fmt: skip
             np.matmul(da[-1], R.T, out=dh0[s:e])
 
-        self._shards.run(shard, B, smallest)
+        self._shards.run(shard, B, smallest, blas=True)
         self._add_up([own[0] for own in sums], dR)
         if dW is not None:
             self._add_up([own[1] for own in sums], dW)
@@ -334,7 +334,8 @@ def _check(*expected: tuple[Array, tuple[int, ...]]) -> None:
 
     The kernels trust what they are given: they would read and write beyond an array that is too small.
     """
-    names = {check_dtype(array.dtype) for array, _ in expected}
+    dtypes = {array.dtype for array, _ in expected}
+    names = [check_dtype(dtype) for dtype in dtypes]
     if len(names) > 1:
         raise TypeError(f"all arrays must share one dtype, not {sorted(names)}")
     for array, shape in expected:

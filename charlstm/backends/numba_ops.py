@@ -12,7 +12,7 @@ from ..kernels import cpu, sampling
 from .numpy_ops import NumPyOps
 from .ops import AdamStep, CIFGTape, check_recurrence
 from .sampling import Array, Sampler, StepWeights
-from .threads import ShardPool
+from .shards import ShardPool
 
 # A second thread costs about 0.1 ms to wake and to wait for. Less work than this is not worth one.
 SMALLEST_PRODUCT = 1 << 22  # multiply-adds
@@ -41,7 +41,7 @@ class NumbaOps(NumPyOps):
         if out is None:
             out = self.empty((M, N), a.dtype)
         smallest = max(1, SMALLEST_PRODUCT // max(1, K * N))
-        self._shards.run(lambda s, e: np.matmul(a[s:e], b, out=out[s:e]), M, smallest)
+        self._shards.run(lambda s, e: np.matmul(a[s:e], b, out=out[s:e]), M, smallest, blas=True)
         return out
 
     def gather_rows(self, table: Array, ids: Array) -> Array:
@@ -75,7 +75,7 @@ class NumbaOps(NumPyOps):
                 np.matmul(h[t, s:e], R, out=hR)
                 cpu.gates_forward(wx[t, s:e], hR, c[t, s:e], gates[t, s:e], c[t + 1, s:e], h[t + 1, s:e])
 
-        self._shards.run(shard, B, self._smallest_batch(T, H))
+        self._shards.run(shard, B, self._smallest_batch(T, H), blas=True)
         return CIFGTape(h, c, gates)
 
     def cifg_backward(
@@ -96,7 +96,7 @@ class NumbaOps(NumPyOps):
                 )  # fmt: skip
                 np.matmul(dwx[t, s:e], R_transposed, out=dh_next[s:e])
 
-        self._shards.run(shard, B, self._smallest_batch(T, H))
+        self._shards.run(shard, B, self._smallest_batch(T, H), blas=True)
         return dwx, dh_next, dc
 
     def generate(

@@ -1,22 +1,10 @@
-"""One pool of threads for everything: work cut into shards, BLAS held to one thread in each.
-
-Two pools that wait for the same cores slow each other down: after a single product on two threads,
-OpenBLAS's second thread keeps its core busy waiting for more work, and a training step takes 1.4
-times as long (benchmarks/RESULTS.md). So no product of the Numba backend may run outside of
-`ShardPool.run`, however small.
-"""
+"""How many threads to use."""
 
 from __future__ import annotations
 
 import math
 import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from pathlib import Path
-
-from threadpoolctl import ThreadpoolController
 
 from ..errors import UsageError
 
@@ -72,46 +60,3 @@ def _quota_of(group: Path) -> float:
         except (OSError, ValueError, ZeroDivisionError):  # no such file, or no limit: "max"
             continue
     return math.inf
-
-
-# The limit on BLAS holds for the whole process: models in several threads of a program take turns,
-# operation by operation, which costs them nothing, since each operation uses all cores it can.
-_ONE_AT_A_TIME = threading.RLock()
-
-
-class ShardPool:
-    """Runs a function over shards of a range; the calling thread does the first shard itself."""
-
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._executor = ThreadPoolExecutor(threads - 1, "charlstm") if threads > 1 else None
-        self._blas = ThreadpoolController()
-
-    def parts(self, n: int, smallest: int = 1) -> list[tuple[int, int]]:
-        """Near-equal parts of range(n), one a thread, of `smallest` or more each.
-
-        They depend on n and the thread count only, so results repeat to the bit.
-        """
-        count = max(1, min(self.threads, n // max(smallest, 1)))
-        return [(n * k // count, n * (k + 1) // count) for k in range(count)]
-
-    def run(self, function: Callable[[int, int], object], n: int, smallest: int = 1) -> None:
-        """Call function(start, stop) on the `parts` of range(n).
-
-        Returns when all have finished; an exception in any of them is raised here. NumPy's error state
-        is that of the caller in all of them.
-        """
-        (start, stop), *others = self.parts(n, smallest)
-        with _ONE_AT_A_TIME, self._blas.limit(limits=1, user_api="blas"):
-            if self._executor is None or not others:
-                function(start, stop)
-                return
-            submit = self._executor.submit
-            running = [submit(copy_context().run, function, s, e) for s, e in others]
-            try:
-                function(start, stop)
-            finally:
-                errors = [future.exception() for future in running]
-            for error in errors:
-                if error is not None:
-                    raise error
