@@ -119,9 +119,9 @@ class TrainingConfig:
     """Stop after this many steps."""
     epochs: float | None = None
     """Stop after this many passes over the training text. Without any limit: 1 minute."""
-    eval_every: int = 500
+    eval_every: int = 400
     """Steps between two validations."""
-    sample_every: int = 500
+    sample_every: int = 400
     """Steps between two samples."""
     sample_threshold: float = 0.35
     """No sample while the mean of the largest posterior lies below this."""

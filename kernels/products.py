@@ -54,12 +54,15 @@ def _make_tile(transposed: bool):
                         total = lanes.add(sums[r][v], lanes.load(result(r, v), old[v]))
                         lanes.store(total, result(r, v), masks[v])
 
-            last = ir.Constant(INT, lanes.count - 1)
-            used = builder.sdiv(builder.add(columns, last), ir.Constant(INT, lanes.count))
-            for_vectors = range(1, VECTORS + 1)
-            switch(
-                builder, used, for_vectors, lambda v: switch(builder, rows, HEIGHTS, lambda n: variant(n, v))
-            )
+            def whole(vectors: int) -> None:
+                switch(builder, rows, HEIGHTS, lambda count: variant(count, vectors))
+
+            if transposed:  # columns of weight gradients are many: a few sums too many at their end cost less
+                whole(VECTORS)  # than more variants to compile and to keep
+            else:
+                last = ir.Constant(INT, lanes.count - 1)
+                used = builder.sdiv(builder.add(columns, last), ir.Constant(INT, lanes.count))
+                switch(builder, used, range(1, VECTORS + 1), whole)
 
         sizes = types.intp
         return types.void(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
+import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +124,46 @@ def test_errors_in_any_shard_are_raised() -> None:
     finished = []
     pool.run(lambda s, e: finished.append(s), 30)
     assert len(finished) == 3
+
+
+@pytest.mark.parametrize("pause", [0, 0.05])
+def test_threads_that_watch_and_threads_that_sleep(pause: float) -> None:
+    """One call after another, right away and long after the helpers have gone to sleep."""
+    pool, totals = ShardPool(2), np.zeros(2)
+    for n in range(200 if not pause else 5):
+        pool.run(lambda s, e: totals.__setitem__(slice(s, e), totals[s:e] + 1), 2)
+        assert list(totals) == [n + 1] * 2
+        time.sleep(pause)
+
+
+def test_more_threads_than_cores() -> None:
+    pool, seen = ShardPool(4 * usable_cores()), []
+    for _ in range(20):
+        pool.run(lambda s, e: seen.append(s), pool.threads)
+    assert sorted(seen) == sorted(list(range(pool.threads)) * 20)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process")  # Python 3.12 on: forks of a process with threads
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    pool, numbers = ShardPool(2), np.zeros(2)
+    pool.run(lambda s, e: None, 2)
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            pool.run(lambda s, e: numbers.__setitem__(slice(s, e), 1), 2)
+            os._exit(0 if numbers.all() else 1)
+        os._exit(2)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert status == 0
+            return
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the forked process waits for a thread that it does not have")
 
 
 def test_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:

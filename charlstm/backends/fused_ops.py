@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -161,17 +162,21 @@ class FusedOps(NumbaOps):
         states = [(tape.h, (T + 1, B, H)), (tape.c, (T + 1, B, H)), (tape.gates, (T, B, 3 * H))]
         weights = [(R, (H, 3 * H)), (dR, (H, 3 * H)), (source.W, (D, 3 * H))]
         given = [(source.table, (V, 3 * H)), (source.x, (T, B, D)), (dh, (T, B, H)), (dc_last, (B, H))]
-        results = [] if dW is None else [(dW, (D, 3 * H))]
-        _check(*given, *states, *weights, *results)
+        if dW is None:
+            dW = np.empty((0, 3 * H), dR.dtype)
+        _check(*given, *states, *weights, (dW, (D, 3 * H)))
+        _check_contiguous(dR, dW)
         _check_ids(source.ids, (T, B), V)
         dh, dc = np.ascontiguousarray(dh), np.array(dc_last, order="C")
         R, h, c, gates = (np.ascontiguousarray(array) for array in (R, *tape))
-        dx, dh0 = self.empty((T, B, D), dh.dtype), np.empty_like(dc)
+        # a thread has done with dh_t when it writes dx_t
+        dx, dh0 = dh if D == H else self.empty((T, B, D), dh.dtype), np.empty_like(dc)
         R_panels = self._panels(R.T, recurrence.UNITS)
         W_panels = self._panels(source.W.T, products.VECTORS)
         smallest = self._smallest_batch(T, H, D)
         threads = {start: k for k, (start, _) in enumerate(self._shards.parts(B, smallest))}
-        sums = [[self.empty(weights.shape, dh.dtype) for weights in (R, source.W)] for _ in threads]
+        sums = [[dR, dW]]  # of each thread; the first one's are the result
+        sums += [[self.empty(total.shape, dh.dtype) for total in sums[0]] for _ in range(1, len(threads))]
 
         def shard(s: int, e: int) -> None:
             own, table = sums[threads[s]], tables[threads[s]]
@@ -188,20 +193,20 @@ class FusedOps(NumbaOps):
             np.matmul(da[-1], R.T, out=dh0[s:e])
 
         self._shards.run(shard, B, smallest, blas=True)
-        self._add_up([own[0] for own in sums], dR)
-        if dW is not None:
-            self._add_up([own[1] for own in sums], dW)
+        for parts in zip(*sums, strict=True):
+            self._add_up(parts)
         return dx, dh0, dc
 
-    def _add_up(self, parts: list[Array], out: Array) -> None:
-        """out = the sum of the parts, always in the same order."""
+    def _add_up(self, parts: Sequence[Array]) -> None:
+        """Add all further parts to the first, always in the same order."""
+        total, *others = parts
 
         def shard(s: int, e: int) -> None:
-            out[s:e] = parts[0][s:e]
-            for part in parts[1:]:
-                out[s:e] += part[s:e]
+            for part in others:
+                total[s:e] += part[s:e]
 
-        self._shards.run(shard, out.shape[0], max(1, SMALLEST_LOOP // max(1, out.shape[1])))
+        if others:
+            self._shards.run(shard, total.shape[0], max(1, SMALLEST_LOOP // max(1, total.shape[1])))
 
     # ---- sampling -----------------------------------------------------------------------
 
@@ -253,6 +258,7 @@ class FusedOps(NumbaOps):
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
         (N, H), V, dtype = rows.shape, weight.shape[1], rows.dtype
         _check((rows, (N, H)), (weight, (H, V)), (bias, (V,)), (dweight, (H, V)), (dbias, (V,)))
+        _check_contiguous(dweight)
         _check_ids(targets, (N,), V)
         W, WT = self._panels(weight, products.VECTORS), self._panels(weight.T, products.VECTORS)
         drows = self.empty((N, H), dtype)
@@ -260,7 +266,8 @@ class FusedOps(NumbaOps):
 
         def shard(s: int, e: int) -> None:
             piece = min(ROWS_AT_ONCE, max(1, e - s))
-            dW, db = self.zeros((H, V), dtype), self.zeros((V,), dtype)
+            dW, db = dweight if s == 0 else self.empty((H, V), dtype), self.zeros((V,), dtype)
+            dW[...] = 0
             logits = self.empty((piece, V), dtype)
             room = self._columns(H, piece, dtype), self._panel(piece, dtype)
             loss = head.gradients(
@@ -270,7 +277,7 @@ class FusedOps(NumbaOps):
 
         self._shards.run(shard, N, self._smallest_head(weight))
         losses, dWs, dbs = zip(*(sums[s] for s in sorted(sums)), strict=True)
-        self._add_up(list(dWs), dweight)
+        self._add_up(dWs)
         dbias[...] = sum(dbs)
         return sum(losses) / N, drows
 
@@ -341,6 +348,11 @@ def _check(*expected: tuple[Array, tuple[int, ...]]) -> None:
     for array, shape in expected:
         if array.shape != shape:
             raise ValueError(f"an array is {array.shape} where {shape} would fit the others")
+
+
+def _check_contiguous(*results: Array) -> None:
+    if not all(array.flags.c_contiguous for array in results):
+        raise ValueError("gradients of weights are written to C-contiguous arrays only")
 
 
 def _check_ids(ids: Array, shape: tuple[int, ...], V: int) -> None:

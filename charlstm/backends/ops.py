@@ -200,9 +200,10 @@ class Ops:
         dR: Array,
         dW: Array | None = None,
     ) -> LayerGradients:
-        """Back through `layer_forward`; dh and dc_last as in `cifg_backward`.
+        """Back through `layer_forward`; dh and dc_last as in `cifg_backward`; dh may be overwritten.
 
-        Writes the gradients of R and, where there are inputs x, of W over dR (H, 3H) and dW (D, 3H).
+        Writes the gradients of R and, where there are inputs x, of W over dR (H, 3H) and dW (D, 3H),
+        both C-contiguous.
         """
         xp, (T, B, H) = self.xp, dh.shape
         dwx, dh0, dc0 = self.cifg_backward(dh, dc_last, R, tape)
@@ -329,7 +330,7 @@ class Ops:
     ) -> tuple[float, Array]:
         """The mean loss as in `head_loss`, and its gradient by the rows (N, H).
 
-        Writes the gradients of weight and bias over dweight (H, V) and dbias (V,).
+        Writes the gradients of weight and bias over dweight (H, V), C-contiguous, and dbias (V,).
         """
         logits = self.matmul(rows, weight) + bias
         loss, dlogits = self.softmax_cross_entropy(logits, targets)
