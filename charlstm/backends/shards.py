@@ -69,8 +69,7 @@ class ShardPool:
             except BaseException as error:
                 errors.append(error)
 
-        limit = self._blas.limit(limits=1, user_api="blas") if blas else nullcontext()
-        with _ONE_AT_A_TIME, limit:
+        with _ONE_AT_A_TIME, self._blas.limit(limits=1, user_api="blas") if blas else nullcontext():
             if self._process != os.getpid():  # a fork copies no threads
                 self._start_helpers()
             running = [
