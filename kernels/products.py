@@ -85,21 +85,21 @@ def _height(rows):
 
 
 @njit(**OPTIONS)
-def add_rows(a, a_at, stride, panels, out, out_at, rows, accumulate):
+def add_rows(a, a_at, stride, panels, block, out, out_at, rows, accumulate):
     """`rows` rows of out (+)= a B: those at numbers a_at and out_at on; B (K, N) packed in panels.
 
-    a has `stride` numbers in a row; out is (..., N). accumulate is 1, or 0 to write over out.
+    Of them the columns that the panel `block` holds. a has `stride` numbers in a row; out is
+    (..., N). accumulate is 1, or 0 to write over out.
     """
     N, depth, width = out.shape[-1], panels.shape[1], VECTORS * panels.shape[3]
-    for block in range(panels.shape[0]):
-        column, first = block * width, 0
-        while first < rows:
-            height = _height(rows - first)
-            _tile(
-                height, min(width, N - column), depth, at(a, a_at + first * stride), stride,
-                at(panels, block * depth * width), at(out, out_at + first * N + column), N, accumulate,
-            )  # fmt: skip
-            first += height
+    column, first = block * width, 0
+    while first < rows:
+        height = _height(rows - first)
+        _tile(
+            height, min(width, N - column), depth, at(a, a_at + first * stride), stride,
+            at(panels, block * depth * width), at(out, out_at + first * N + column), N, accumulate,
+        )  # fmt: skip
+        first += height
 
 
 @njit(**OPTIONS)
@@ -188,7 +188,8 @@ def product(a, panels, out, start, stop):
     """Rows `start` to `stop` of out (M, N) = a B; a (M, K), B in panels."""
     K, N = a.shape[1], out.shape[1]
     for first in range(start, stop, ROWS_AT_ONCE):
-        add_rows(a, first * K, K, panels, out, first * N, min(ROWS_AT_ONCE, stop - first), 0)
+        for block in range(panels.shape[0]):
+            add_rows(a, first * K, K, panels, block, out, first * N, min(ROWS_AT_ONCE, stop - first), 0)
 
 
 @kernel

@@ -266,8 +266,11 @@ def backward(
                 into, row_da = ids[t, start + k] * GATES * H, (slot * count + k) * GATES * H
                 for n in range(0, GATES * H, lanes):
                     add_vector(at(da, row_da + n), at(dtable, into + n), GATES * H - n)
-            add_rows(da, slot * count * GATES * H, GATES * H, W, dx, (t * B + start) * D, count, 0)
         rows_da = da[empty:steps].reshape((end - begin) * count, GATES * H)
+        for block in range(W.shape[0]):
+            for t in range(begin, end):
+                slot = t - begin + empty
+                add_rows(da, slot * count * GATES * H, GATES * H, W, block, dx, (t * B + start) * D, count, 0)
         for column in range(0, GATES * H, VECTORS * panel.shape[3]):
             pack_panel(rows_da, 0, rows_da.shape[0], column, panel, 0)
             add_columns(h_columns, panel, rows_da.shape[0], dR, column, 0, h_columns.shape[0])

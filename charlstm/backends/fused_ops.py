@@ -71,7 +71,7 @@ class FusedOps(NumbaOps):
         return panels
 
     def _pack(self, pack: Any, weights: Array, panels: Array) -> None:
-        smallest = max(1, 4 * SMALLEST_LOOP * panels.shape[0] // max(1, panels.size))
+        smallest = max(1, SMALLEST_LOOP * panels.shape[0] // max(1, panels.size))
         self._shards.run(lambda s, e: pack(weights, panels, s, e), panels.shape[0], smallest)
 
     # ---- the recurrence -----------------------------------------------------------------

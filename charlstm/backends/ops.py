@@ -27,6 +27,7 @@ import numpy as np
 from .sampling import Array, Sampler, StepWeights, draw
 
 DTYPES = ("float32", "float64")
+_NAMES = {np.dtype(name): name for name in DTYPES}  # NumPy itself takes some microseconds to name one
 
 
 class CIFGTape(NamedTuple):
@@ -370,6 +371,8 @@ class Ops:
 
 def check_dtype(dtype: Any) -> str:
     """The name of a dtype that charlstm computes in; TypeError for any other."""
+    if isinstance(dtype, np.dtype) and dtype in _NAMES:
+        return _NAMES[dtype]
     name = str(getattr(dtype, "name", dtype)).rsplit(".", 1)[-1].strip("'>")
     if name not in DTYPES:
         raise TypeError(f"dtype {name} is not supported: use {' or '.join(DTYPES)}")

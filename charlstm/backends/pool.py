@@ -7,6 +7,7 @@ the last view of its array is gone, so that a live tape owns its arrays.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 from typing import Any
@@ -16,13 +17,15 @@ import numpy as np
 SMALLEST = 1 << 16  # bytes; smaller arrays are left to the allocator
 ALIGNMENT = 64  # bytes: one cache line, one AVX-512 register
 
+Memory = Any  # a ctypes array, which lends its bytes to NumPy and is no array of NumPy's itself
+
 
 class MemoryPool:
     """Uninitialised NumPy arrays of any shape, from blocks that are kept and used again."""
 
     def __init__(self, limit: int = 1 << 31) -> None:
         """At most `limit` bytes of unused blocks are kept, those of the size last used the longest."""
-        self._free: dict[int, list[np.ndarray]] = {}
+        self._free: dict[int, list[Memory]] = {}
         self._kept = 0
         self._limit = limit
         self._lock = threading.RLock()  # a block may come back while one is being taken
@@ -32,11 +35,11 @@ class MemoryPool:
         size = math.prod(shape) * dtype.itemsize
         if size < SMALLEST:
             return np.empty(shape, dtype)
-        memory = np.asarray(_Block(self, self._take(size)))
-        array: np.ndarray = memory.view(dtype).reshape(shape)
-        return array
+        owner = _Block((size,), np.uint8, self._take(size))
+        owner.pool = self
+        return np.ndarray(shape, dtype, owner)
 
-    def _take(self, size: int) -> np.ndarray:
+    def _take(self, size: int) -> Memory:
         with self._lock:
             blocks = self._free.get(size)
             if blocks:
@@ -47,27 +50,28 @@ class MemoryPool:
         except ValueError:  # more than can be addressed
             raise MemoryError(f"an array of {size:,} bytes") from None
         start = -memory.ctypes.data % ALIGNMENT
-        return memory[start : start + size]
+        return (ctypes.c_char * size).from_buffer(memory.data, start)
 
-    def _give_back(self, memory: np.ndarray) -> None:
+    def _give_back(self, memory: Memory) -> None:
         with self._lock:
-            self._kept += memory.nbytes
-            blocks = self._free.pop(memory.nbytes, [])
+            self._kept += len(memory)
+            blocks = self._free.pop(len(memory), [])
             blocks.append(memory)  # in place: `_take` may be about to pop from this very list
-            self._free[memory.nbytes] = blocks  # now the last used
+            self._free[len(memory)] = blocks  # now the last used
             while self._kept > self._limit:
                 oldest = next(iter(self._free))
-                self._kept -= self._free[oldest].pop().nbytes
+                self._kept -= len(self._free[oldest].pop())
                 if not self._free[oldest]:
                     del self._free[oldest]
 
 
-class _Block:
-    """The owner of one array's memory: every view of the array holds on to it."""
+class _Block(np.ndarray):
+    """The owner of one array's memory: every view of the array holds on to it.
 
-    def __init__(self, pool: MemoryPool, memory: np.ndarray) -> None:
-        self._pool, self._memory = pool, memory
-        self.__array_interface__ = memory.__array_interface__
+    It stands on memory that is not an array itself: else views would hold on to that instead.
+    """
+
+    pool: MemoryPool
 
     def __del__(self) -> None:
-        self._pool._give_back(self._memory)
+        self.pool._give_back(self.base)
