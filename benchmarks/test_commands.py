@@ -63,13 +63,17 @@ def test_minutes_of_tinyshakespeare(benchmark: Any, tmp_path: Path) -> None:
         arguments = ["--data", os.environ[CORPUS], "--backend", "numba", "--max-time", "174s", "--quiet"]
         process = subprocess.Popen([*COMMAND, "train", *arguments, "--out", str(tmp_path / "run")])
         metrics = tmp_path / "run" / "metrics.jsonl"
-        while process.poll() is None:
-            time.sleep(0.1)
-            lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
-            losses[:] = [row["val_loss"] for row in map(json.loads, lines) if "val_loss" in row]
-            for loss in LOSSES:
-                if losses and min(losses) <= loss:
-                    reached.setdefault(loss, time.perf_counter() - started)
+        try:
+            while process.poll() is None:
+                time.sleep(0.1)
+                lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
+                losses[:] = [row["val_loss"] for row in map(json.loads, lines) if "val_loss" in row]
+                for loss in LOSSES:
+                    if losses and min(losses) <= loss:
+                        reached.setdefault(loss, time.perf_counter() - started)
+        finally:
+            process.kill()
+            process.wait()
         assert process.returncode == 0
 
     benchmark.pedantic(train, rounds=1)

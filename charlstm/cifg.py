@@ -72,7 +72,8 @@ def stack_backward(
     """Back through `stack_forward` from dh (T, B, H), the loss's derivative by the top layer's h.
 
     Writes the gradients of R of every layer and of W and b of all but the first, of W there as well
-    where it has inputs x; returns those of the first layer's input and of the initial state.
+    where it has inputs x; returns those of the first layer's input and of the initial state. dh may
+    be overwritten.
     """
     B, H = dh.shape[1:]
     dh0, dc0 = [], []

@@ -14,9 +14,7 @@ from .products import VECTORS, add_columns, add_rows, pack_columns, pack_panel
 def _logits(rows, W, bias, first, count, logits):
     for k in range(count):
         logits[k] = bias
-    H = rows.shape[1]
-    for block in range(W.shape[0]):
-        add_rows(rows, first * H, H, W, block, logits, 0, count, 1)
+    add_rows(rows, first * rows.shape[1], rows.shape[1], W, logits, 0, count, 1)
 
 
 @kernel
@@ -51,8 +49,7 @@ def gradients(rows, W, bias, targets, WT, drows, dW, db, logits, columns, panel,
         count = min(logits.shape[0], stop - first)
         _logits(rows, W, bias, first, count, logits)
         total += softmax_cross_entropy(logits[:count], targets[first : first + count], logits[:count], scale)
-        for block in range(WT.shape[0]):
-            add_rows(logits, 0, V, WT, block, drows, first * H, count, 0)
+        add_rows(logits, 0, V, WT, drows, first * H, count, 0)
         pack_columns(rows, first, count, columns, 0, columns.shape[0], 0)
         for column in range(0, V, VECTORS * panel.shape[3]):
             pack_panel(logits, 0, count, column, panel, 0)

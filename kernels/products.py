@@ -54,15 +54,17 @@ def _make_tile(transposed: bool):
                         total = lanes.add(sums[r][v], lanes.load(result(r, v), old[v]))
                         lanes.store(total, result(r, v), masks[v])
 
-            def whole(vectors: int) -> None:
+            def heights(vectors: int) -> None:
                 switch(builder, rows, HEIGHTS, lambda count: variant(count, vectors))
 
-            if transposed:  # columns of weight gradients are many: a few sums too many at their end cost less
-                whole(VECTORS)  # than more variants to compile and to keep
+            # weight gradients take whole panels only: sums that nobody wants at the end of their
+            # columns (a sixth in the head of 65 characters) cost less than more variants to compile
+            if transposed:
+                heights(VECTORS)
             else:
                 last = ir.Constant(INT, lanes.count - 1)
                 used = builder.sdiv(builder.add(columns, last), ir.Constant(INT, lanes.count))
-                switch(builder, used, range(1, VECTORS + 1), whole)
+                switch(builder, used, range(1, VECTORS + 1), heights)
 
         sizes = types.intp
         return types.void(
@@ -85,7 +87,7 @@ def _height(rows):
 
 
 @njit(**OPTIONS)
-def add_rows(a, a_at, stride, panels, block, out, out_at, rows, accumulate):
+def add_rows_of_panel(a, a_at, stride, panels, block, out, out_at, rows, accumulate):
     """`rows` rows of out (+)= a B: those at numbers a_at and out_at on; B (K, N) packed in panels.
 
     Of them the columns that the panel `block` holds. a has `stride` numbers in a row; out is
@@ -100,6 +102,13 @@ def add_rows(a, a_at, stride, panels, block, out, out_at, rows, accumulate):
             at(panels, block * depth * width), at(out, out_at + first * N + column), N, accumulate,
         )  # fmt: skip
         first += height
+
+
+@njit(**OPTIONS)
+def add_rows(a, a_at, stride, panels, out, out_at, rows, accumulate):
+    """As `add_rows_of_panel`, all columns."""
+    for block in range(panels.shape[0]):
+        add_rows_of_panel(a, a_at, stride, panels, block, out, out_at, rows, accumulate)
 
 
 @njit(**OPTIONS)
@@ -188,8 +197,7 @@ def product(a, panels, out, start, stop):
     """Rows `start` to `stop` of out (M, N) = a B; a (M, K), B in panels."""
     K, N = a.shape[1], out.shape[1]
     for first in range(start, stop, ROWS_AT_ONCE):
-        for block in range(panels.shape[0]):
-            add_rows(a, first * K, K, panels, block, out, first * N, min(ROWS_AT_ONCE, stop - first), 0)
+        add_rows(a, first * K, K, panels, out, first * N, min(ROWS_AT_ONCE, stop - first), 0)
 
 
 @kernel

@@ -3,8 +3,8 @@
 Forward, for some rows of the batch and one vector of units: x_t W and h_{t-1} R are summed up on top
 of a row of a table (the look-up of the first layer, or the bias), and become gates, c and h while
 the sums are still in registers. Backward, for two vectors of units: dh_t takes in da_{t+1} R^T over
-all 3H, then the gate gradients follow at once; while their da is still in the nearest caches, come
-the product for dx at every step and those for dR and dW every few steps. Units beyond the last
+all 3H, then the gate gradients follow at once; while their da is still in the nearest caches, come,
+every few steps, the products for dx, dR and dW. Units beyond the last
 whole vector are masked, so any H will do.
 """
 
@@ -15,7 +15,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .compiling import OPTIONS, kernel
-from .products import VECTORS, add_columns, add_rows, pack_columns, pack_panel
+from .products import VECTORS, add_columns, add_rows_of_panel, pack_columns, pack_panel
 from .tiles import ROWS, STRETCH, Ahead, add_products, zeros
 from .vectors import INT, Lanes, Value, add_vector, at, copy_vector, lanes_of, switch
 
@@ -157,7 +157,7 @@ def pack_gates(weights, panels, start, stop):
 @njit(**OPTIONS)
 def _ahead_of(numbers, tiles, depth):
     """How many of so many numbers each tile asks for in every STRETCH of `depth` steps."""
-    requests = tiles * max(1, depth // STRETCH)
+    requests = tiles * max(1, (depth + STRETCH - 1) // STRETCH)
     return (numbers + requests - 1) // requests
 
 
@@ -226,7 +226,8 @@ def backward(
 
     dh (T, B, H) is the gradient by every h_t from outside; dc (B, H), by the last c, becomes that by
     c0. R (blocks, 3H, 2, lanes) and W (blocks, 3H, 3, lanes) are panels of the transposes. Adds to
-    dtable (V, 3H), dR (H, 3H) and dW (D, 3H), writes dx (T, B, D). Room for some steps of these
+    dtable (V, 3H), dR (H, 3H) and dW (D, 3H), writes dx (T, B, D), which may be dh where D is H: a
+    piece's dh has been read when its dx is written. Room for some steps of these
     rows: da (steps + 1, stop - start, 3H), h_columns and x_columns (H or D / ROWS, steps * (stop - start),
     ROWS), and panel (1, steps * (stop - start), 3, lanes). At the end slot `steps` of da holds that of t = 0.
     """
@@ -270,7 +271,9 @@ def backward(
         for block in range(W.shape[0]):
             for t in range(begin, end):
                 slot = t - begin + empty
-                add_rows(da, slot * count * GATES * H, GATES * H, W, block, dx, (t * B + start) * D, count, 0)
+                add_rows_of_panel(
+                    da, slot * count * GATES * H, GATES * H, W, block, dx, (t * B + start) * D, count, 0
+                )
         for column in range(0, GATES * H, VECTORS * panel.shape[3]):
             pack_panel(rows_da, 0, rows_da.shape[0], column, panel, 0)
             add_columns(h_columns, panel, rows_da.shape[0], dR, column, 0, h_columns.shape[0])

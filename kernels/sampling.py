@@ -133,6 +133,5 @@ def generate_fused(
                 )  # fmt: skip
         for stream in range(start, stop):
             logits[stream] = bias
-        for block in range(head.shape[0]):
-            add_rows(h[new, L - 1], start * H, H, head, block, logits, start * V, stop - start, 1)
+        add_rows(h[new, L - 1], start * H, H, head, logits, start * V, stop - start, 1)
     return N

@@ -275,7 +275,7 @@ def add_vector(typing, source, target, count):
 
 @intrinsic
 def copy_numbers(typing, source, target, count):
-    """Copy a few numbers, as many as the literal `count` says, in one or two registers."""
+    """Copy a few numbers, as many as the literal `count` says, through registers."""
     if not isinstance(count, types.IntegerLiteral):
         raise RequireLiteralValue("count")
     number = count.literal_value

@@ -19,7 +19,7 @@ PAUSES: dict[str, tuple[str, list[int]]] = {
     "arm64": ("llvm.aarch64.hint", [1]),
 }
 
-LATER = 200  # looks
+LOOKS_AFTER = 200  # a few microseconds, in which the thread that counted lets go of the GIL
 
 
 @intrinsic
@@ -42,12 +42,11 @@ def _look(typing, counts):
 def reaches(counts, number, looks):
     """Whether counts[0] comes to be `number` or more while it is looked at so many times.
 
-    If so it returns a few microseconds later: the thread that counted still has the GIL, and a
-    thread that must wait for that sleeps.
+    If so it returns a little later: a thread that has to wait for the GIL sleeps.
     """
     for _ in range(looks):
         if _look(counts) >= number:
-            for _ in range(LATER):
+            for _ in range(LOOKS_AFTER):
                 _look(counts)
             return True
     return False

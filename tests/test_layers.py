@@ -27,22 +27,24 @@ def smallest_shards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("B", [1, 3, 8, 50])
 def test_layers_agree_at_odd_sizes(ops: Ops, dtype: str, H: int, B: int) -> None:
     """A whole layer, forward with and without a tape, and backward, against plain NumPy sums."""
-    T, D, V = 11, 5, 6  # with 50 rows several pieces of time steps, the last one smaller
+    T, V = 11, 6  # with 50 rows several pieces of time steps, the last one smaller
     rng = np.random.default_rng([H, B])
     exact = get_ops("numpy")
     wx, R, h0, c0 = recurrence_inputs(T, B, H, dtype)
-    table, W = (rng.standard_normal((n, 3 * H)).astype(dtype) for n in (V, D))
-    x, ids = rng.standard_normal((T, B, D)).astype(dtype), rng.integers(0, V, (T, B))
+    table, W, square = (rng.standard_normal((n, 3 * H)).astype(dtype) for n in (V, 5, H))
+    x, wide = (rng.standard_normal((T, B, D)).astype(dtype) for D in (5, H))
+    ids = rng.integers(0, V, (T, B))
     dh, dc = rng.standard_normal((T, B, H)).astype(dtype), rng.standard_normal((B, H)).astype(dtype)
     for source in (
         LayerInput(table, ids),
         LayerInput(table[:1], None, x, W),
         LayerInput(table, ids, x, W),
+        LayerInput(table[:1], None, wide, square),  # dx may take the place of dh
         LayerInput(wx.reshape(T * B, 3 * H), np.arange(T * B).reshape(T, B)),
     ):
         read = source.table[np.zeros((T, B), int) if source.ids is None else source.ids].astype("float64")
         if source.x is not None:
-            read = read + source.x.astype("float64") @ W.astype("float64")
+            read = read + source.x.astype("float64") @ source.W.astype("float64")
         tape = exact.cifg_forward(read, *(array.astype("float64") for array in (R, h0, c0)))
         da, dh0, dc0 = exact.cifg_backward(
             dh.astype("float64"), dc.astype("float64"), R.astype("float64"), tape
@@ -56,8 +58,8 @@ def test_layers_agree_at_odd_sizes(ops: Ops, dtype: str, H: int, B: int) -> None
         kept = ops.layer_forward(there, R_there, h_there, c_there)
         h, c_last = ops.layer_outputs(there, R_there, h_there, c_there)
         dR = ops.empty((H, 3 * H), kept.h.dtype)
-        dW = None if source.W is None else ops.empty((D, 3 * H), kept.h.dtype)
-        back = ops.layer_backward(ops.asarray(dh), ops.asarray(dc), R_there, kept, there, dR, dW)
+        dW = None if source.W is None else ops.empty(source.W.shape, kept.h.dtype)
+        back = ops.layer_backward(ops.asarray(dh.copy()), ops.asarray(dc), R_there, kept, there, dR, dW)
         pairs = [
             (kept.h, tape.h),
             (kept.c, tape.c),
@@ -69,8 +71,8 @@ def test_layers_agree_at_odd_sizes(ops: Ops, dtype: str, H: int, B: int) -> None
         pairs.append((dR, tape.h[:-1].reshape(T * B, H).T @ rows))
         if source.x is not None:
             pairs += [
-                (dW, x.reshape(T * B, D).astype("float64").T @ rows),
-                (back.x, da @ W.astype("float64").T),
+                (dW, source.x.reshape(T * B, -1).astype("float64").T @ rows),
+                (back.x, da @ source.W.astype("float64").T),
             ]
         for ours, expected in pairs:
             assert ours.dtype == kept.h.dtype
@@ -201,3 +203,16 @@ def test_empty_layers(shape: tuple[int, int]) -> None:
     assert not layer.table.any()
     assert not layer.h0.any()
     assert np.array_equal(layer.c0, state)
+
+
+def test_arrays_that_cannot_be_written_are_left_alone(rng: np.random.Generator) -> None:
+    ops, (T, B, H) = get_ops("numba", threads=2), (3, 4, 5)
+    x, dh = rng.standard_normal((2, T, B, H))
+    W, R = rng.standard_normal((2, H, 3 * H))
+    dh.flags.writeable = False
+    before, state, dR, dW = dh.copy(), np.zeros((B, H)), np.empty((H, 3 * H)), np.empty((H, 3 * H))
+    source = LayerInput(np.zeros((1, 3 * H)), None, x, W)
+    tape = ops.layer_forward(source, R, state, state)
+    layer = ops.layer_backward(dh, state, R, tape, source, dR, dW)
+    assert np.array_equal(dh, before)
+    assert np.array_equal(ops.layer_backward(dh.copy(), state, R, tape, source, dR, dW).x, layer.x)

@@ -184,10 +184,12 @@ def test_arrays_that_are_not_contiguous(ops: Ops, rng: np.random.Generator) -> N
         return wide
 
     wide = [ops.asarray(strided(x))[..., ::2] for x in (*inputs, dh, dc)]
-    tape = ops.cifg_forward(*wide[:4])
-    dwx, dh0, dc0 = ops.cifg_backward(wide[4], wide[5], wide[1], tape)
-    for ours, reference in zip((dwx, dh0, dc0), (expected[0], *expected[2:]), strict=True):
-        assert_allclose(ops.to_numpy(ours), reference, rtol=0, atol=1e-14)
+    turned = [ops.asarray(np.asfortranarray(x)) for x in (*inputs, dh, dc)]
+    for wx, R, h0, c0, dh, dc in (wide, turned):
+        tape = ops.cifg_forward(wx, R, h0, c0)
+        dwx, dh0, dc0 = ops.cifg_backward(dh, dc, R, tape)
+        for ours, reference in zip((dwx, dh0, dc0), (expected[0], *expected[2:]), strict=True):
+            assert_allclose(ops.to_numpy(ours), reference, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4)])

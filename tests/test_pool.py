@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from threadpoolctl import ThreadpoolController
 
 from charlstm import UsageError
-from charlstm.backends import get_ops
+from charlstm.backends import get_ops, shards
 from charlstm.backends.pool import SMALLEST, MemoryPool
 from charlstm.backends.shards import ShardPool
 from charlstm.backends.threads import THREADS_VARIABLE, cpu_quota, thread_count, usable_cores
@@ -136,11 +137,60 @@ def test_threads_that_watch_and_threads_that_sleep(pause: float) -> None:
         time.sleep(pause)
 
 
-def test_more_threads_than_cores() -> None:
-    pool, seen = ShardPool(4 * usable_cores()), []
-    for _ in range(20):
-        pool.run(lambda s, e: seen.append(s), pool.threads)
-    assert sorted(seen) == sorted(list(range(pool.threads)) * 20)
+def test_a_helper_slower_than_the_watch() -> None:
+    pool, done = ShardPool(2), np.zeros(2)
+
+    def work(s: int, e: int) -> None:
+        time.sleep(0.02 * s)
+        done[s:e] += 1
+
+    for n in range(5):
+        pool.run(work, 2)
+        assert list(done) == [n + 1] * 2
+
+
+def test_more_threads_than_cores_do_not_watch() -> None:
+    assert ShardPool(4 * usable_cores())._watched == 0
+    assert ShardPool(1)._watched > 0
+
+
+def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost but the call: the next one is made, and is waited for."""
+    monkeypatch.setattr(shards, "_HELPERS", [])
+    pool, done = ShardPool(2), np.zeros(2)
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ThreadPoolExecutor, "submit", refuse)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            pool.run(lambda s, e: None, 2)
+    for n in range(20):
+        pool.run(lambda s, e: done.__setitem__(slice(s, e), done[s:e] + 1), 2)
+        assert list(done) == [n + 1] * 2
+
+
+def test_an_interrupt_while_waiting_ends_when_the_shards_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, finished = ShardPool(2), []
+
+    def work(s: int, e: int) -> None:
+        if s:
+            time.sleep(0.2)
+            finished.append(s)
+
+    interrupts = iter([KeyboardInterrupt])
+    wait = shards._Helper.wait
+
+    def interrupted(self: shards._Helper, number: int) -> None:
+        for interrupt in interrupts:
+            raise interrupt
+        wait(self, number)
+
+    monkeypatch.setattr(shards._Helper, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.run(work, 2)
+    assert finished == [1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

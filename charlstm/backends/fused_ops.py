@@ -88,7 +88,7 @@ class FusedOps(NumbaOps):
         da = self.zeros((T * B, 3 * H), dh.dtype)
         source = _Input.of(LayerInput(da, _numbers(T, B)))
         _, dh0, dc0 = self._backward(
-            dh, dc_last, R, tape, source, [da] * self._threads, np.empty_like(R), None
+            dh, dc_last, R, tape, source, [da] * self._threads, self.empty(R.shape, R.dtype), None
         )
         return da.reshape(T, B, 3 * H), dh0, dc0
 
@@ -163,14 +163,15 @@ class FusedOps(NumbaOps):
         weights = [(R, (H, 3 * H)), (dR, (H, 3 * H)), (source.W, (D, 3 * H))]
         given = [(source.table, (V, 3 * H)), (source.x, (T, B, D)), (dh, (T, B, H)), (dc_last, (B, H))]
         if dW is None:
-            dW = np.empty((0, 3 * H), dR.dtype)
+            dW = np.empty((D, 3 * H), dR.dtype)
         _check(*given, *states, *weights, (dW, (D, 3 * H)))
         _check_contiguous(dR, dW)
         _check_ids(source.ids, (T, B), V)
         dh, dc = np.ascontiguousarray(dh), np.array(dc_last, order="C")
         R, h, c, gates = (np.ascontiguousarray(array) for array in (R, *tape))
         # a thread has done with dh_t when it writes dx_t
-        dx, dh0 = dh if D == H else self.empty((T, B, D), dh.dtype), np.empty_like(dc)
+        in_place = D == H and dh.flags.writeable
+        dx, dh0 = dh if in_place else self.empty((T, B, D), dh.dtype), np.empty_like(dc)
         R_panels = self._panels(R.T, recurrence.UNITS)
         W_panels = self._panels(source.W.T, products.VECTORS)
         smallest = self._smallest_batch(T, H, D)

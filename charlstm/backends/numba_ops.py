@@ -14,7 +14,7 @@ from .ops import AdamStep, CIFGTape, check_recurrence
 from .sampling import Array, Sampler, StepWeights
 from .shards import ShardPool
 
-# A second thread costs about 0.1 ms to wake and to wait for. Less work than this is not worth one.
+# A second thread costs 0.02 ms, or 0.1 where it has gone to sleep. Less work than this is not worth one.
 SMALLEST_PRODUCT = 1 << 22  # multiply-adds
 SMALLEST_LOOP = 1 << 16  # elements
 

@@ -201,7 +201,8 @@ class Ops:
         dR: Array,
         dW: Array | None = None,
     ) -> LayerGradients:
-        """Back through `layer_forward`; dh and dc_last as in `cifg_backward`; dh may be overwritten.
+        """Back through `layer_forward`; dh and dc_last as in `cifg_backward`; dh may be
+        overwritten, and become the gradient by x.
 
         Writes the gradients of R and, where there are inputs x, of W over dR (H, 3H) and dW (D, 3H),
         both C-contiguous.

@@ -71,7 +71,8 @@ class _Block(np.ndarray):
     It stands on memory that is not an array itself: else views would hold on to that instead.
     """
 
-    pool: MemoryPool
+    pool: MemoryPool | None = None  # views of the block itself have none
 
     def __del__(self) -> None:
-        self.pool._give_back(self.base)
+        if self.pool is not None:
+            self.pool._give_back(self.base)

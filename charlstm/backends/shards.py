@@ -1,9 +1,9 @@
-"""One pool of threads for everything: work cut into shards, BLAS held to one thread in each.
+"""One pool of threads for everything: work cut into shards, BLAS held to one thread inside.
 
 Two pools that wait for the same cores slow each other down: after a single product on two threads,
 OpenBLAS's second thread keeps its core busy waiting for more work, and a training step takes 1.4
-times as long (benchmarks/RESULTS.md). So no product of the Numba backend may run outside of
-`ShardPool.run`, however small.
+times as long (benchmarks/RESULTS.md). So every product of the Numba backend, however small, runs
+inside of `ShardPool.run`, and what calls BLAS there says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import copy_context
@@ -23,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 from ..kernels.waiting import reaches
 from .threads import usable_cores
 
-WATCHED = 20000  # looks for the next call before a thread sleeps: about half a millisecond
+WATCHED = 20000  # looks for the next call before a thread sleeps: half a millisecond on Zen 4
 
 # The limit on BLAS holds for the whole process: models in several threads of a program take turns,
 # operation by operation, which costs them nothing, since each operation uses all cores it can.
@@ -36,13 +36,8 @@ class ShardPool:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self._blas = ThreadpoolController()
-        self._start_helpers()
-
-    def _start_helpers(self) -> None:
         # with more threads than cores, one that watches would keep another one from its work
-        watched = WATCHED if self.threads <= usable_cores() else 0
-        self._helpers = [_Helper(watched) for _ in range(self.threads - 1)]
-        self._process = os.getpid()
+        self._watched = WATCHED if threads <= usable_cores() else 0
 
     def parts(self, n: int, smallest: int = 1) -> list[tuple[int, int]]:
         """Near-equal parts of range(n), one a thread, of `smallest` or more each.
@@ -70,19 +65,29 @@ class ShardPool:
                 errors.append(error)
 
         with _ONE_AT_A_TIME, self._blas.limit(limits=1, user_api="blas") if blas else nullcontext():
-            if self._process != os.getpid():  # a fork copies no threads
-                self._start_helpers()
-            running = [
-                (helper, helper.give(partial(copy_context().run, shard, *part)))
-                for helper, part in zip(self._helpers, others, strict=False)
-            ]
+            running: list[tuple[_Helper, int]] = []
             try:
+                for helper, part in zip(_helpers(len(others)), others, strict=True):
+                    helper.watched = self._watched
+                    running.append((helper, helper.give(partial(copy_context().run, shard, *part))))
                 function(start, stop)
             finally:
-                for helper, number in running:
-                    helper.wait(number)
+                _wait_for_all(running)
         if errors:
             raise errors[0]
+
+
+def _wait_for_all(running: Sequence[tuple[_Helper, int]]) -> None:
+    """Until all have finished, come what may: they write to the caller's arrays."""
+    interrupt: BaseException | None = None
+    for helper, number in running:
+        while not helper.has_made(number):
+            try:
+                helper.wait(number)
+            except BaseException as error:  # a Ctrl-C: not before the shard is done
+                interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 class _Helper:
@@ -92,29 +97,36 @@ class _Helper:
     wakes it on the core of the thread that it should help.
     """
 
-    def __init__(self, watched: int) -> None:
-        self._watched = watched
-        self._executor = ThreadPoolExecutor(1, "charlstm")  # its thread ends when nobody needs it
-        self._calls: deque[Callable[[], object]] = deque()
+    def __init__(self) -> None:
+        self.watched = 0
+        # starts the thread when it is first needed, and lets the interpreter end
+        self._executor = ThreadPoolExecutor(1, "charlstm")
+        self._calls: deque[tuple[int, Callable[[], object]]] = deque()
         self._serving = False
         self._changed = threading.Condition()
-        self._given, self._done = np.zeros((2, 64), np.int64)  # counts in [0], cache lines apart
+        self._given, self._done = np.zeros((2, 64), np.int64)  # numbers in [0], cache lines apart
 
     def give(self, call: Callable[[], object]) -> int:
         """Have a call made that raises nothing; its number."""
+        # in this order: where an interrupt or a thread that cannot be started ends it, nothing was given
         with self._changed:
-            self._calls.append(call)
-            self._given[0] += 1
             if not self._serving:
+                self._executor.submit(self._serve)  # which waits for this lock
                 self._serving = True
-                self._executor.submit(self._serve)
-            return int(self._given[0])
+            number = int(self._given[0]) + 1
+            self._given[0] = number
+            self._calls.append((number, call))
+        return number
+
+    def has_made(self, number: int) -> bool:
+        """Whether the call with this number has been made."""
+        return bool(self._done[0] >= number)
 
     def wait(self, number: int) -> None:
         """Until the call with this number has been made."""
-        if not reaches(self._done, number, self._watched):
+        if not self.has_made(number) and not reaches(self._done, number, self.watched):
             with self._changed:
-                self._changed.wait_for(lambda: self._done[0] >= number)
+                self._changed.wait_for(lambda: self.has_made(number))
 
     def _serve(self) -> None:
         while True:
@@ -122,8 +134,25 @@ class _Helper:
                 if not self._calls:
                     self._serving = False
                     return
-            self._calls.popleft()()
+                number, call = self._calls.popleft()
+            call()
+            del call  # and with it the arrays of its shard
             with self._changed:
-                self._done[0] += 1
+                self._done[0] = number
                 self._changed.notify_all()
-            reaches(self._given, self._done[0] + 1, self._watched)
+            reaches(self._given, number + 1, self.watched)
+
+
+_HELPERS: list[_Helper] = []  # of all pools, which take turns
+_process = os.getpid()
+
+
+def _helpers(count: int) -> list[_Helper]:
+    """So many of them."""
+    global _process
+    if _process != os.getpid():  # a fork copies no threads
+        _HELPERS.clear()
+        _process = os.getpid()
+    while len(_HELPERS) < count:
+        _HELPERS.append(_Helper())
+    return _HELPERS[:count]
