@@ -41,7 +41,7 @@ BUSY = "while True: pass"
 PEAK = 2048
 PARTS = (
     "layer_forward", "layer_backward", "head_gradients", "matmul", "gather_rows", "scatter_add_rows",
-    "global_norm", "adam_update",
+    "global_norm", "optimizer_update",
 )  # fmt: skip
 
 

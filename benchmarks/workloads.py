@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from charlstm import LanguageModel, SamplingConfig
-from charlstm.backends import AdamStep, Ops
+from charlstm.backends import Ops, Update
 from charlstm.data import CharacterTokenizer
 from charlstm.generation import generate, generate_many
 
@@ -67,7 +67,7 @@ def charlstm_train_step(shape: Shape, backend: str | Ops) -> Callable[[], None]:
         step += 1
         _, gradients, state = model.loss_and_gradients(x, y, state)
         scale = min(1.0, 1.0 / ops.global_norm(gradients.flat))
-        ops.adam_update(flat, gradients.flat, m, v, AdamStep(step, 1e-3, scale))
+        ops.optimizer_update(Update("adam", step, 1e-3, scale), flat, gradients.flat, (m, v))
         ops.synchronize()
 
     return run

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ FORMAT = 1
 class TrainingState:
     """What training needs beside the weights to go on as if it had never stopped."""
 
-    optimizer: dict[str, np.ndarray]  # Adam's m and v, flat
+    optimizer: dict[str, np.ndarray]  # the optimizer's buffers and the average of the weights, flat
     carried: dict[str, np.ndarray]  # h and c of the streams, (L, B, H)
     progress: dict[str, Any]  # JSON: step, tokens, seconds, best loss, hash of the text, ...
 
@@ -112,13 +113,16 @@ def load(
     return model, tokenizer
 
 
-def load_training(directory: Path, model: CIFGModel) -> TrainingState:
-    """What `save` was given beside the model; CheckpointError where it is not all there."""
+def load_training(directory: Path, model: CIFGModel, buffers: Iterable[str]) -> TrainingState:
+    """What `save` was given beside the model; CheckpointError where it is not all there.
+
+    `buffers` are the names of the optimizer's arrays.
+    """
     directory = locate(directory)
     path = directory / "training.safetensors"
     progress = read_json(directory / "training.json")
     arrays = _unpacked(path)
-    flat: Shapes = {"adam.m": (model.num_parameters,), "adam.v": (model.num_parameters,)}
+    flat: Shapes = dict.fromkeys(buffers, (model.num_parameters,))
     optimizer = {name: arrays.pop(name) for name in flat if name in arrays}
     _check_arrays(optimizer, flat, model.config.dtype, path)
     streams = arrays["state.h"].shape[1] if "state.h" in arrays and arrays["state.h"].ndim == 3 else 0

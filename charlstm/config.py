@@ -31,7 +31,19 @@ def _positive(config: Any, *names: str) -> None:
 def _check_types(config: Any) -> None:
     for name, hint in typing.get_type_hints(type(config)).items():
         if not _fits(getattr(config, name), hint):
-            raise UsageError(f"{name} cannot be {getattr(config, name)!r}")
+            choices = f": it is one of {', '.join(typing.get_args(hint))}" if _is_choice(hint) else ""
+            raise UsageError(f"{name} cannot be {getattr(config, name)!r}{choices}")
+
+
+def _is_choice(hint: Any) -> bool:
+    return typing.get_origin(hint) is Literal
+
+
+def _shares(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 0 <= value < 1:
+            raise UsageError(f"{name} must be at least 0 and less than 1, not {value}")
 
 
 def _not_negative(config: Any, *names: str) -> None:
@@ -105,10 +117,35 @@ class DataConfig:
 class TrainingConfig:
     """How the model is trained, and for how long."""
 
+    optimizer: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop"] = "adam"
+    """What makes steps of gradients."""
     learning_rate: float = 0.006
-    """Adam's step size after the warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """What the learning rate does after the warm-up; cosine falls to a hundredth."""
+    """Step size after the warm-up. The default suits Adam; sgd wants about 1 to 20, adagrad 0.05."""
+    momentum: float = 0.0
+    """Share of its last step that sgd adds to the next."""
+    beta1: float = 0.9
+    """Adam's: what its mean of the gradients keeps at each step."""
+    beta2: float | None = None
+    """Adam's and rmsprop's: what their mean of squares keeps at each step. [default: 0.999, rmsprop 0.99]"""
+    weight_decay: float = 0.0
+    """Pull of the weights towards 0: an L2 penalty, or adamw's decay of the weights themselves."""
+    averaging: Literal["none", "ema", "nt-asgd"] = "none"
+    """Validate with, and keep, an average of the weights: over the last steps (ema), or over all steps
+    since validations stopped getting better (nt-asgd, as in AWD-LSTM)."""
+    ema_decay: float = 0.999
+    """What ema keeps of the average at each step."""
+    average_after: int = 5
+    """nt-asgd begins when a validation is worse than the best of those this many and more before it."""
+    schedule: Literal["cosine", "constant", "step", "exponential", "plateau", "one-cycle"] = "cosine"
+    """What the learning rate does after the warm-up: cosine and exponential fall to a hundredth at the
+    end; step falls every --decay-every steps, plateau after --plateau validations without a new best; one-cycle rises
+    for three tenths of the training, then falls."""
+    decay: float = 0.5
+    """Factor by which step and plateau lower the learning rate."""
+    decay_every: int = 1000
+    """Steps between two decays of the step schedule."""
+    plateau: int = 2
+    """Validations without a new best before the plateau schedule lowers the learning rate."""
     warmup_steps: int = 50
     """Steps over which the learning rate rises from 0."""
     clip_norm: float = 1.0
@@ -119,6 +156,13 @@ class TrainingConfig:
     """Stop after this many steps."""
     epochs: float | None = None
     """Stop after this many passes over the training text. Without any limit: 1 minute."""
+    early_stopping: int | None = None
+    """Stop after this many validations without a new best."""
+    keep_every: int | None = None
+    """Keep a checkpoint of its own (checkpoints/step-N) every so many steps."""
+    max_rollbacks: int = 3
+    """How often a loss that is no longer a number, or jumps, takes training back to the last checkpoint, at
+    half the learning rate, before it gives up."""
     eval_every: int = 400
     """Steps between two validations."""
     sample_every: int = 400
@@ -130,10 +174,14 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _positive(self, "learning_rate", "clip_norm", "max_steps", "epochs", "eval_every", "sample_every")
-        _not_negative(self, "warmup_steps", "sample_threshold", "seed")
-        if self.schedule not in ("cosine", "constant"):
-            raise UsageError(f"schedule must be cosine or constant, not {self.schedule!r}")
+        _positive(
+            self, "learning_rate", "clip_norm", "max_steps", "epochs", "eval_every", "sample_every",
+            "decay_every", "plateau", "average_after", "early_stopping", "keep_every",
+        )  # fmt: skip
+        _not_negative(self, "warmup_steps", "sample_threshold", "seed", "weight_decay", "max_rollbacks")
+        _shares(self, "momentum", "beta1", "beta2", "ema_decay")
+        if not 0 < self.decay < 1:
+            raise UsageError(f"decay must lie between 0 and 1, not {self.decay}")
         if self.max_time is not None:
             parse_duration(self.max_time)
 
@@ -216,7 +264,7 @@ def from_dict(cls: type[C], values: Any, where: str) -> C:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    if typing.get_origin(hint) is Literal:
+    if _is_choice(hint):
         return value in typing.get_args(hint)
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Fused loops of the Numba backend: gates, cross-entropy, segment sum, Adam.
+"""Fused loops of the Numba backend: gates, cross-entropy, segment sum.
 
 Each runs without the GIL on a shard of rows, columns or elements that the caller chose; arrays
 are C-contiguous rows. Loops are kept to few arrays each: LLVM gives up on vectorising a loop when
@@ -124,17 +124,3 @@ def sum_of_squares(x):
             piece[k] *= piece[k]
         total += _sum(piece)
     return total
-
-
-@kernel
-def adam_update(parameters, gradients, m, v, rate, root, scale, beta1, beta2, epsilon):
-    """One step of Adam on flat arrays; rate and root carry the bias corrections.
-
-    The scalars are of the arrays' dtype, so that float32 loops stay float32.
-    """
-    one = parameters.dtype.type(1)
-    for k in range(parameters.shape[0]):
-        gradient = gradients[k] * scale
-        m[k] = beta1 * m[k] + (one - beta1) * gradient
-        v[k] = beta2 * v[k] + (one - beta2) * gradient * gradient
-        parameters[k] -= rate * m[k] / (np.sqrt(v[k]) * root + epsilon)

@@ -3,9 +3,9 @@
 Forward, for some rows of the batch and one vector of units: x_t W and h_{t-1} R are summed up on top
 of a row of a table (the look-up of the first layer, or the bias), and become gates, c and h while
 the sums are still in registers. Backward, for two vectors of units: dh_t takes in da_{t+1} R^T over
-all 3H, then the gate gradients follow at once; while their da is still in the nearest caches, come,
-every few steps, the products for dx, dR and dW. Units beyond the last
-whole vector are masked, so any H will do.
+all 3H, then the gate gradients follow at once; every few steps, while their da is still in the
+nearest caches, come the products for dx, dR and dW. Units beyond the last whole vector are masked,
+so any H will do.
 """
 
 from __future__ import annotations
@@ -270,10 +270,8 @@ def backward(
         rows_da = da[empty:steps].reshape((end - begin) * count, GATES * H)
         for block in range(W.shape[0]):
             for t in range(begin, end):
-                slot = t - begin + empty
-                add_rows_of_panel(
-                    da, slot * count * GATES * H, GATES * H, W, block, dx, (t * B + start) * D, count, 0
-                )
+                da_t, dx_t = (t - begin + empty) * count * GATES * H, (t * B + start) * D
+                add_rows_of_panel(da, da_t, GATES * H, W, block, dx, dx_t, count, 0)
         for column in range(0, GATES * H, VECTORS * panel.shape[3]):
             pack_panel(rows_da, 0, rows_da.shape[0], column, panel, 0)
             add_columns(h_columns, panel, rows_da.shape[0], dR, column, 0, h_columns.shape[0])

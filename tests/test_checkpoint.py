@@ -21,6 +21,7 @@ from charlstm.backends import Ops
 from charlstm.model import CIFGModel
 
 TOKENIZER = CharacterTokenizer("abcdefg")
+BUFFERS = ["optimizer.m", "optimizer.v"]
 
 
 def small_model(seed: int = 0) -> CIFGModel:
@@ -31,7 +32,7 @@ def training_state(model: CIFGModel, step: int) -> checkpoint.TrainingState:
     n = model.num_parameters
     carried = {"state.h": np.full((2, 4, 5), 0.1 * step), "state.c": np.full((2, 4, 5), 0.2 * step)}
     return checkpoint.TrainingState(
-        {"adam.m": np.full(n, 1.0), "adam.v": np.full(n, 2.0)}, carried, {"step": step}
+        {"optimizer.m": np.full(n, 1.0), "optimizer.v": np.full(n, 2.0)}, carried, {"step": step}
     )
 
 
@@ -49,7 +50,7 @@ def test_round_trip_to_every_backend(saved: Path, ops: Ops) -> None:
     assert sorted(p.name for p in saved.iterdir()) == [
         "README.md", "config.json", "model.safetensors", "tokenizer.json", "training.json", "training.safetensors",
     ]  # fmt: skip
-    state = checkpoint.load_training(saved, model)
+    state = checkpoint.load_training(saved, model, BUFFERS)
     assert state.progress == {"step": 3}
     assert np.array_equal(state.carried["state.c"], np.full((2, 4, 5), 0.2 * 3))
 
@@ -79,10 +80,12 @@ def test_damaged_files_are_refused(saved: Path, name: str, damage: str) -> None:
     if name.startswith("training"):
         model, _ = checkpoint.load(saved, "numpy")
         if name.endswith("json") and damage == "foreign":
-            assert "step" not in checkpoint.load_training(saved, model).progress  # the trainer refuses it
+            assert (
+                "step" not in checkpoint.load_training(saved, model, BUFFERS).progress
+            )  # the trainer refuses it
             return
         with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
-            checkpoint.load_training(saved, model)
+            checkpoint.load_training(saved, model, BUFFERS)
         return
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         checkpoint.load(saved, "numpy")
@@ -171,7 +174,7 @@ def test_a_kill_between_any_two_steps_of_saving_loses_nothing(
         model, _ = checkpoint.load(saved, "numpy")
         is_new = np.array_equal(model.parameters.flat, new)
         assert is_new or np.array_equal(model.parameters.flat, old)
-        assert checkpoint.load_training(saved, model).progress["step"] == (4 if is_new else 3)
+        assert checkpoint.load_training(saved, model, BUFFERS).progress["step"] == (4 if is_new else 3)
         outcomes.append(is_new)
         if finished:
             break

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from charlstm.kernels import cpu, elementwise, sampling
+from charlstm.kernels import cpu, elementwise, optimizers, sampling
 from charlstm.kernels.compiling import OPTIONS
 from llvmlite import binding
 from numba import njit, typeof
@@ -70,6 +70,10 @@ FUSED = {
     "gates_forward": 33,
     "gates_backward": 11,
     "adam_update": 2,
+    "rmsprop_update": 2,
+    "adagrad_update": 2,
+    "sgd_update": 2,
+    "move_towards": 1,
     "softmax_cross_entropy": 7,
     "add_product": 4,
 }
@@ -95,14 +99,17 @@ def test_loops_use_vector_instructions(kernel: str) -> None:
     arguments: dict[str, tuple[Any, ...]] = {
         "gates_forward": (wide, wide, narrow, wide.copy(), narrow.copy(), narrow.copy()),
         "gates_backward": (narrow, narrow, narrow.copy(), wide, narrow, narrow, wide.copy()),
-        "adam_update": (flat, flat, flat.copy(), flat.copy(), *[number] * 6),
+        "adam_update": (flat, flat, flat.copy(), flat.copy(), *[number] * 8),
+        "rmsprop_update": (flat, flat, flat.copy(), *[number] * 5),
+        "adagrad_update": (flat, flat, flat.copy(), *[number] * 4),
+        "sgd_update": (flat, flat, flat.copy(), *[number] * 4),
+        "move_towards": (flat, flat.copy(), number),
         "softmax_cross_entropy": (wide, np.zeros(2, np.int64), wide.copy(), number),
         "add_product": (flat[:H], np.zeros((H, 3 * H), "f4"), np.zeros(3 * H, "f4")),
         "scatter_add_rows": (wide.copy(), np.zeros(2, np.int64), wide, 0, 3 * H),
     }
-    dispatcher = njit(**OPTIONS)(
-        getattr(sampling if kernel == "add_product" else cpu, kernel).py_func
-    )  # code from the cache cannot be read
+    module = next(module for module in (cpu, optimizers, sampling) if hasattr(module, kernel))
+    dispatcher = njit(**OPTIONS)(getattr(module, kernel).py_func)  # code from the cache cannot be read
     dispatcher.compile(tuple(map(typeof, arguments[kernel])))
     assembly = "\n".join(dispatcher.inspect_asm().values())
     packed = re.findall(r"vf(?:n?madd|n?msub)\d+ps\s+.*[yz]mm", assembly)

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 
 import charlstm
 from charlstm import LanguageModel, SequenceClassifier, State
-from charlstm.backends import AdamStep, Ops
+from charlstm.backends import Ops, Update
 from charlstm.verification import (
     AGREEMENT_ERROR,
     CASES,
@@ -140,7 +140,7 @@ def test_a_classifier_learns_which_feature_came_first(rng: np.random.Generator) 
     m, v = np.zeros(model.num_parameters), np.zeros(model.num_parameters)
     for step in range(1, 151):
         loss, gradients, _ = model.loss_and_gradients(x, classes)
-        model.ops.adam_update(model.parameters.flat, gradients.flat, m, v, AdamStep(step, 0.02, 1.0))
+        model.ops.optimizer_update(Update("adam", step, 0.02), model.parameters.flat, gradients.flat, (m, v))
     posterior, _ = model.posterior(x)
     assert loss < 0.1
     assert np.mean(posterior.argmax(axis=1) == classes) > 0.97

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from charlstm.backends import BACKENDS, AdamStep, CIFGTape, Ops
+from charlstm.backends import BACKENDS, CIFGTape, Ops
 from charlstm.backends.fused_ops import FusedOps
 from charlstm.verification import directional_error
 
@@ -286,35 +286,6 @@ def test_cross_entropy_of_huge_logits(ops: Ops, dtype: str) -> None:
     loss, dlogits = ops.softmax_cross_entropy(ops.asarray(logits), ops.asarray(np.array([0, 1])))
     assert loss == pytest.approx((0 + math.log(1 + math.e)) / 2, rel=1e-5)
     assert np.isfinite(ops.to_numpy(dlogits)).all()
-
-
-@pytest.mark.parametrize("n", [7, 40_000])
-def test_adam_is_the_published_algorithm(ops: Ops, dtype: str, n: int, rng: np.random.Generator) -> None:
-    parameters = rng.standard_normal(n)
-    m, v, theta = np.zeros(n), np.zeros(n), parameters.copy()
-    device = [ops.asarray(x.astype(dtype)) for x in (parameters, np.zeros(n), np.zeros(n))]
-    for step in (1, 2, 3):
-        gradient = rng.standard_normal(n).astype(dtype)
-        scaled = 0.5 * gradient.astype(np.float64)
-        m = 0.9 * m + 0.1 * scaled
-        v = 0.999 * v + 0.001 * scaled**2
-        theta -= 0.01 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
-        ops.adam_update(device[0], ops.asarray(gradient), device[1], device[2], AdamStep(step, 0.01, 0.5))
-    assert_allclose(ops.to_numpy(device[0]), theta, rtol=0, atol=TOLERANCE[dtype])
-
-
-def test_adam_agrees_with_pytorch(ops: Ops, rng: np.random.Generator) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    start = rng.standard_normal(50)
-    peer = torch.tensor(start, requires_grad=True)
-    optimizer = torch.optim.Adam([peer], lr=0.03)
-    device = [ops.asarray(x) for x in (start.copy(), np.zeros(50), np.zeros(50))]
-    for step in range(1, 6):
-        gradient = rng.standard_normal(50)
-        peer.grad = torch.tensor(gradient)
-        optimizer.step()
-        ops.adam_update(device[0], ops.asarray(gradient), device[1], device[2], AdamStep(step, 0.03, 1.0))
-    assert_allclose(ops.to_numpy(device[0]), peer.detach().numpy(), rtol=1e-12)
 
 
 def test_global_norm(ops: Ops, dtype: str, rng: np.random.Generator) -> None:

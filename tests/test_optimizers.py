@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose
 
 from charlstm.backends import RULES, Ops, Update
 
-TOLERANCE = {"float32": 3e-5, "float64": 1e-13}  # of updates around 0.01 to 0.3: tiny gradients lose digits
+TOLERANCE = {"float32": 2e-4, "float64": 1e-13}  # of updates around 0.01 to 0.3: rmsprop
+# divides tiny gradients, which have lost digits, by their own size
 SETTINGS = {
     "adam": {},
     "adam-decay": {"weight_decay": 0.1, "beta1": 0.8, "beta2": 0.95},

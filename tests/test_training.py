@@ -17,7 +17,7 @@ from conftest import make_ops
 
 import charlstm
 from charlstm import Config, DataConfig, ModelConfig, TrainingConfig
-from charlstm.backends import AdamStep, Ops
+from charlstm.backends import Ops, Update
 from charlstm.data import Corpus, StreamBatches, coffee
 from charlstm.model import CIFGModel
 from charlstm.training import Reporter, prepare, reopen
@@ -39,13 +39,9 @@ def golden_losses(ops: Ops) -> list[float]:
     for step in range(50):
         loss, gradients, state = model.loss_and_gradients(batches[step].x, batches[step].y, state)
         losses.append(loss)
-        ops.adam_update(
-            model.parameters.flat,
-            gradients.flat,
-            m,
-            v,
-            AdamStep(step + 1, 0.01, min(1.0, 0.5 / ops.global_norm(gradients.flat))),
-        )
+        clipping = min(1.0, 0.5 / ops.global_norm(gradients.flat))
+        update = Update("adam", step + 1, 0.01, clipping)
+        ops.optimizer_update(update, model.parameters.flat, gradients.flat, (m, v))
     return losses
 
 

@@ -6,12 +6,13 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import BackendError, UsageError
-from .ops import AdamStep, CIFGTape, LayerGradients, LayerInput, Ops, check_dtype
+from .ops import CIFGTape, LayerGradients, LayerInput, Ops, check_dtype
+from .optimizer import RULES, Update
 from .sampling import Array, Sampler, StepWeights, draw
 
 __all__ = [
-    "BACKENDS", "AdamStep", "Array", "CIFGTape", "LayerGradients", "LayerInput", "Ops", "Sampler",
-    "StepWeights", "check_dtype", "describe_backends", "draw", "get_ops", "unavailable",
+    "BACKENDS", "RULES", "Array", "CIFGTape", "LayerGradients", "LayerInput", "Ops", "Sampler",
+    "StepWeights", "Update", "check_dtype", "describe_backends", "draw", "get_ops", "unavailable",
 ]  # fmt: skip
 
 BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ..kernels import cpu, sampling
+from ..kernels import cpu, optimizers, sampling
 from .numpy_ops import NumPyOps
-from .ops import AdamStep, CIFGTape, check_recurrence
+from .ops import CIFGTape, check_recurrence
+from .optimizer import RULES, Update
 from .sampling import Array, Sampler, StepWeights
 from .shards import ShardPool
 
@@ -168,11 +169,22 @@ class NumbaOps(NumPyOps):
         sums = self._sums(lambda s, e: cpu.sum_of_squares(flat[s:e]), flat.shape[0], SMALLEST_LOOP)
         return math.sqrt(sums)
 
-    def adam_update(self, parameters: Array, gradients: Array, m: Array, v: Array, adam: AdamStep) -> None:
-        scalars = (*adam.corrected(), adam.gradient_scale, adam.beta1, adam.beta2, adam.epsilon)
-        numbers = [parameters.dtype.type(x) for x in scalars]
+    def optimizer_update(
+        self, update: Update, parameters: Array, gradients: Array, slots: Sequence[Array]
+    ) -> None:
+        rule = RULES[update.rule]
+        kernel, arrays = getattr(optimizers, rule.kernel), (parameters, gradients, *slots)
+        numbers = [parameters.dtype.type(x) for x in rule.numbers(update)]
         self._shards.run(
-            lambda s, e: cpu.adam_update(parameters[s:e], gradients[s:e], m[s:e], v[s:e], *numbers),
+            lambda s, e: kernel(*(array[s:e] for array in arrays), *numbers),
             parameters.shape[0],
+            SMALLEST_LOOP,
+        )
+
+    def move_towards(self, average: Array, parameters: Array, share: float) -> None:
+        number = average.dtype.type(share)
+        self._shards.run(
+            lambda s, e: optimizers.move_towards(average[s:e], parameters[s:e], number),
+            average.shape[0],
             SMALLEST_LOOP,
         )

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from .ops import AdamStep, Ops
+from .ops import Ops
+from .optimizer import Update
 from .pool import MemoryPool
 from .sampling import Array
 from .threads import THREADS_VARIABLE, thread_count
+
+PIECE = 1 << 16  # elements of a flat buffer that are worked on at a time
 
 
 class NumPyOps(Ops):
@@ -64,24 +68,25 @@ class NumPyOps(Ops):
 
     def global_norm(self, flat: Array) -> float:
         # in pieces: float64 sums without a float64 copy of the whole buffer
-        pieces = (flat[k : k + 65536].astype(np.float64) for k in range(0, flat.shape[0], 65536))
+        pieces = (flat[piece].astype(np.float64) for piece in _pieces(flat.shape[0]))
         return math.sqrt(sum(float(np.sum(piece * piece)) for piece in pieces))
 
-    def adam_update(self, parameters: Array, gradients: Array, m: Array, v: Array, adam: AdamStep) -> None:
-        rate, root = adam.corrected()
-        scaled = gradients * adam.gradient_scale
-        m *= adam.beta1
-        m += (1 - adam.beta1) * scaled
-        v *= adam.beta2
-        scaled *= scaled
-        scaled *= 1 - adam.beta2
-        v += scaled
-        denominator = np.sqrt(v, out=scaled)
-        denominator *= root
-        denominator += adam.epsilon
-        np.divide(m, denominator, out=denominator)
-        denominator *= rate
-        parameters -= denominator
+    def optimizer_update(
+        self, update: Update, parameters: Array, gradients: Array, slots: Sequence[Array]
+    ) -> None:
+        for piece in _pieces(parameters.shape[0]):
+            super().optimizer_update(
+                update, parameters[piece], gradients[piece], [slot[piece] for slot in slots]
+            )
+
+    def move_towards(self, average: Array, parameters: Array, share: float) -> None:
+        for piece in _pieces(average.shape[0]):
+            super().move_towards(average[piece], parameters[piece], share)
+
+
+def _pieces(size: int) -> Iterator[slice]:
+    """Parts of a flat buffer whose intermediate results fit the nearest caches."""
+    return (slice(k, k + PIECE) for k in range(0, size, PIECE))
 
 
 def blas_info() -> dict[str, Any]:

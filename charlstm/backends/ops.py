@@ -20,10 +20,12 @@ its inputs as they were unless its docstring says otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from .optimizer import RULES, Update
 from .sampling import Array, Sampler, StepWeights, draw
 
 DTYPES = ("float32", "float64")
@@ -60,21 +62,6 @@ class LayerGradients(NamedTuple):
     x: Array | None  # (T, B, D)
     h0: Array  # (B, H)
     c0: Array  # (B, H)
-
-
-class AdamStep(NamedTuple):
-    """What one step of Adam depends on beside the arrays."""
-
-    step: int  # counts from 1
-    learning_rate: float
-    gradient_scale: float = 1.0  # multiplies the gradients first: clipping by norm
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-
-    def corrected(self) -> tuple[float, float]:
-        """The bias corrections, folded into the step size and into a factor on sqrt(v)."""
-        return self.learning_rate / (1 - self.beta1**self.step), (1 - self.beta2**self.step) ** -0.5
 
 
 class Ops:
@@ -358,16 +345,16 @@ class Ops:
         """The Euclidean norm of a flat buffer."""
         return math.sqrt(float(self.xp.sum(self.xp.astype(flat, self.xp.float64) ** 2)))
 
-    def adam_update(self, parameters: Array, gradients: Array, m: Array, v: Array, adam: AdamStep) -> None:
-        """One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1), in place.
+    def optimizer_update(
+        self, update: Update, parameters: Array, gradients: Array, slots: Sequence[Array]
+    ) -> None:
+        """One step of an optimizer on flat arrays: changes `parameters` and its `slots` in place."""
+        rule = RULES[update.rule]
+        rule.function(self.xp, parameters, gradients, *slots, *rule.numbers(update))
 
-        Changes `parameters`, `m` and `v`; all four arrays are flat.
-        """
-        scaled = gradients * adam.gradient_scale
-        m[...] = adam.beta1 * m + (1 - adam.beta1) * scaled
-        v[...] = adam.beta2 * v + (1 - adam.beta2) * (scaled * scaled)
-        rate, root = adam.corrected()
-        parameters[...] = parameters - rate * m / (self.xp.sqrt(v) * root + adam.epsilon)
+    def move_towards(self, average: Array, parameters: Array, share: float) -> None:
+        """average += share (parameters - average), in place, on flat arrays."""
+        average[...] = average + share * (parameters - average)
 
 
 def check_dtype(dtype: Any) -> str:

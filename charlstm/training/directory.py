@@ -69,9 +69,18 @@ class MetricsLog:
     """metrics.jsonl, a line at a time; on resuming, lines after the checkpoint are cut off."""
 
     def __init__(self, path: Path, up_to_step: int) -> None:
-        kept = [line for line in read_metrics(path) if line["step"] <= up_to_step]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 -- closed by `close`
+        self._path = path
+        self._open(up_to_step)
+
+    def _open(self, up_to_step: int) -> None:
+        kept = [line for line in read_metrics(self._path) if line["step"] <= up_to_step]
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 -- closed by `close`
+
+    def cut(self, up_to_step: int) -> None:
+        """Leave out the lines of later steps: they are made once more."""
+        self.close()
+        self._open(up_to_step)
 
     def write(self, **line: Any) -> None:
         try:

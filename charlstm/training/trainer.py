@@ -1,17 +1,18 @@
-"""The training loop: stateful truncated BPTT with Adam, validations, samples and checkpoints."""
+"""The training loop: stateful truncated BPTT, validations, samples and checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import checkpoint
-from ..backends import AdamStep
+from ..backends import Array
 from ..cifg import State
 from ..config import Config, SamplingConfig
 from ..data import Corpus, StreamBatches
@@ -20,11 +21,15 @@ from ..evaluation import Evaluation, evaluate
 from ..generation import generate
 from ..model import CIFGModel
 from .directory import MetricsLog, model_card, plot_curves, write_text
+from .optimizer import Optimizer, WeightAverage
 from .progress import Reporter
 from .schedule import learning_rate
 
 LOG_EVERY = 10  # steps that one line of metrics sums up
 SAMPLE_LENGTH = 200
+SMOOTHING = 0.9  # what the smoothed training loss keeps at each step
+JUMP = 1.0  # nats of the smoothed loss above its lowest value that count as divergence
+SLOWER = 0.5  # what a rollback leaves of the learning rate
 
 
 class Trainer:
@@ -41,14 +46,17 @@ class Trainer:
         self.model, self.corpus, self.config = model, corpus, config
         self.directory, self.reporter = directory, reporter
         self.batches = StreamBatches(corpus.train, config.data.batch_size, config.data.seq_len)
-        flat = model.parameters.flat
-        self.m = model.ops.zeros(flat.shape, flat.dtype)
-        self.v = model.ops.zeros(flat.shape, flat.dtype)
+        self.optimizer = Optimizer(model, config.training)
+        self.average = WeightAverage(model, config.training) if config.training.averaging != "none" else None
         self.state = model.zero_state(config.data.batch_size)
         self.step = 0
         self.seconds = 0.0  # of all sessions, validations included
         self.best_val_loss: float | None = None
         self.best_step = 0
+        self.rollbacks = 0
+        self._rate_factor = 1.0  # what rollbacks and the plateau schedule have left of the learning rate
+        self._stale = 0  # validations since the best one
+        self._smoothed = self._lowest = math.inf  # the training loss
         self._validated_at = -1
         self._since: list[float] = []  # losses since the last line of metrics
         self._clock = time.perf_counter()
@@ -61,24 +69,24 @@ class Trainer:
     def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train until a limit is reached or `stop()` says so; True where a limit was reached.
 
-        Ends with a checkpoint, and where a limit was reached with a validation. Raises
-        DivergedError where the loss is no longer a number; the checkpoints are those from before.
+        Ends with a checkpoint, and where a limit was reached with a validation. Where the loss is no
+        longer a number, or jumps, training goes back to the last checkpoint, at half the learning rate;
+        after `max_rollbacks` of these it raises DivergedError, and the checkpoints are those from before.
         """
         self.reporter.notice(self.describe())
         self._clock = time.perf_counter() - self.seconds
         metrics = MetricsLog(self.directory / "metrics.jsonl", self.step)
-        training = self.config.training
+        if self.step == 0:
+            self._save("last")  # a place to go back to
         try:
             self.reporter.advanced(self.step, self.progress())
             while (done := self._tick()) < 1 and not stop():
-                self._train_step(done)
-                self.reporter.advanced(self.step, done)
-                if self.step % LOG_EVERY == 0:
-                    self._log(metrics)
-                if self.step % training.eval_every == 0:
-                    self._validate_and_save(metrics)
-                if self.step % training.sample_every == 0:
-                    self._sample()
+                try:
+                    self._train_step(done)
+                    self.reporter.advanced(self.step, done)
+                    self._do_what_is_due(metrics)
+                except _DivergingError as problem:
+                    self._roll_back(str(problem), metrics)
             finished = done >= 1
             if finished and self._validated_at != self.step:
                 self._validate_and_save(metrics)
@@ -90,10 +98,24 @@ class Trainer:
         plot_curves(self.directory)
         return finished
 
+    def _do_what_is_due(self, metrics: MetricsLog) -> None:
+        """After a step."""
+        training = self.config.training
+        if self.step % LOG_EVERY == 0:
+            self._log(metrics)
+        if self.step % training.eval_every == 0:
+            self._validate_and_save(metrics)
+        if self.step % training.sample_every == 0:
+            self._sample()
+        if training.keep_every is not None and self.step % training.keep_every == 0:
+            self._save(f"step-{self.step:06d}")
+
     def progress(self) -> float:
         """How much of the training is over, 0 to 1, by whichever limit is nearest."""
         training = self.config.training
         parts = [0.0]
+        if training.early_stopping is not None and self._stale >= training.early_stopping:
+            parts.append(1.0)
         if training.max_steps is not None:
             parts.append(self.step / training.max_steps)
         if training.epochs is not None:
@@ -133,15 +155,28 @@ class Trainer:
         )
         norm = ops.global_norm(gradients.flat)
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise self._diverged("gradient" if math.isfinite(loss) else "loss")
-        self._rate, self._norm = learning_rate(training, self.step, done), norm
+            what = "gradient" if math.isfinite(loss) else "loss"
+            raise _DivergingError(f"the {what} is no longer a finite number at step {self.step}")
+        self._watch(loss)
+        self._rate, self._norm = self._rate_factor * learning_rate(training, self.step, done), norm
         scale = min(1.0, training.clip_norm / norm) if norm > 0 else 1.0
         self.step += 1
-        adam = AdamStep(self.step, self._rate, scale)
-        ops.adam_update(self.model.parameters.flat, gradients.flat, self.m, self.v, adam)
+        self.optimizer.update(self.step, self._rate, gradients.flat, scale)
+        if self.average is not None:
+            self.average.stepped()
         self._since.append(loss)
         self._busy_seconds += time.perf_counter() - started
         self._busy_steps += 1
+
+    def _watch(self, loss: float) -> None:
+        """Raise _DivergingError where the training loss has jumped."""
+        before = self._smoothed if self._smoothed < math.inf else loss
+        self._smoothed = SMOOTHING * before + (1 - SMOOTHING) * loss
+        self._lowest = min(self._lowest, self._smoothed)
+        if self._smoothed > self._lowest + JUMP:
+            raise _DivergingError(
+                f"the loss has risen from {self._lowest:.2f} to {self._smoothed:.2f} at step {self.step}"
+            )
 
     def _log(self, metrics: MetricsLog) -> None:
         """A line of metrics that sums up the steps since the last one."""
@@ -167,20 +202,32 @@ class Trainer:
     def _validate_and_save(self, metrics: MetricsLog) -> None:
         if self._busy_steps:
             self._log(metrics)
-        figures = evaluate(self.model, self.corpus.val)
-        self._validated_at = self.step
-        if not math.isfinite(figures.loss):
-            raise self._diverged("validation loss")
-        best = self.best_val_loss is None or figures.loss < self.best_val_loss
-        if best:
-            self.best_val_loss, self.best_step = figures.loss, self.step
-        self._tick()
-        line = self._validation_line(figures)
-        metrics.write(**line)
-        if best:
-            self._save("best")
+        with self.average.in_place() if self.average is not None else nullcontext():
+            figures = evaluate(self.model, self.corpus.val)
+            if not math.isfinite(figures.loss):
+                raise _DivergingError(f"the validation loss is no longer a finite number at step {self.step}")
+            self._validated_at = self.step
+            best = self.best_val_loss is None or figures.loss < self.best_val_loss
+            self._validated(figures.loss, best)
+            self._tick()
+            line = self._validation_line(figures)
+            metrics.write(**line)
+            if best:
+                self._save("best")
         self._save("last")
         self.reporter.validated(line, best)
+
+    def _validated(self, loss: float, best: bool) -> None:
+        """What follows from a validation loss: the best so far, the plateau schedule, the average."""
+        training = self.config.training
+        if self.average is not None:
+            self.average.validated(loss)
+        if best:
+            self.best_val_loss, self.best_step, self._stale = loss, self.step, 0
+            return
+        self._stale += 1
+        if training.schedule == "plateau" and self._stale % training.plateau == 0:
+            self._rate_factor *= training.decay
 
     def _validation_line(self, figures: Evaluation) -> dict[str, Any]:
         return {
@@ -202,15 +249,33 @@ class Trainer:
         write_text(self.directory / "samples" / f"step-{self.step:06d}.txt", text)
         self.reporter.sampled(self.step, text)
 
-    def _diverged(self, what: str) -> DivergedError:
+    def _roll_back(self, problem: str, metrics: MetricsLog) -> None:
+        """Take up the last checkpoint, at a lower learning rate; DivergedError if that was done too often."""
+        if self.rollbacks >= self.config.training.max_rollbacks:
+            raise self._diverged(problem)
+        count, factor, from_step = self.rollbacks + 1, SLOWER * self._rate_factor, self.step
+        last, _ = checkpoint.load(self.directory / "checkpoints" / "last", self.model.ops)
+        self.model.parameters.flat[...] = last.parameters.flat
+        self.restore()
+        self.rollbacks, self._rate_factor = count, factor
+        self._busy_seconds, self._busy_steps, self._validated_at = 0.0, 0, -1
+        metrics.cut(self.step)
+        self._tick()
+        metrics.write(step=self.step, tokens=self.tokens, seconds=round(self.seconds, 3),
+                      rolled_back_from=from_step, learning_rate_factor=factor)  # fmt: skip
+        self.reporter.notice(
+            f"{problem}: back to step {self.step:,}, at {factor:g} of the learning rate "
+            f"({count} of {self.config.training.max_rollbacks} times)"
+        )
+
+    def _diverged(self, problem: str) -> DivergedError:
         kept = "nothing was kept, since no validation had been made"
         if self.best_val_loss is not None:
             kept = (
                 f"the best checkpoint, of step {self.best_step}, is kept in {self.directory / 'checkpoints'}"
             )
         return DivergedError(
-            f"the {what} is no longer a finite number at step {self.step}: "
-            f"try a --learning-rate below {self.config.training.learning_rate:g}; {kept}"
+            f"{problem}: try a --learning-rate below {self.config.training.learning_rate:g}; {kept}"
         )
 
     # ---- checkpoints --------------------------------------------------------------------
@@ -223,6 +288,11 @@ class Trainer:
             "best_val_loss": self.best_val_loss,
             "best_step": self.best_step,
             "losses_since_last_line": self._since,
+            "smoothed_loss": [x if x < math.inf else None for x in (self._smoothed, self._lowest)],
+            "validations_since_best": self._stale,
+            "learning_rate_factor": self._rate_factor,
+            "rollbacks": self.rollbacks,
+            "average": None if self.average is None else self.average.record,
             "text_sha256": self.corpus.sha256,
         }
 
@@ -234,7 +304,7 @@ class Trainer:
         if which == "last":
             to_numpy = self.model.ops.to_numpy
             training = checkpoint.TrainingState(
-                optimizer={"adam.m": to_numpy(self.m), "adam.v": to_numpy(self.v)},
+                optimizer={name: to_numpy(array) for name, array in self._buffers().items()},
                 carried={"state.h": to_numpy(self.state.h), "state.c": to_numpy(self.state.c)},
                 progress=record,
             )
@@ -242,13 +312,17 @@ class Trainer:
         target = self.directory / "checkpoints" / which
         checkpoint.save(target, self.model, self.corpus.tokenizer, card, training)
 
+    def _buffers(self) -> dict[str, Array]:
+        """What changes the weights, flat, by name: the optimizer's buffers and the average."""
+        return self.optimizer.arrays | ({} if self.average is None else self.average.arrays)
+
     def restore(self) -> None:
         """Take up the last checkpoint; the model's weights are already those of it.
 
         Raises CheckpointError where it is damaged, DataError where the text has changed since.
         """
         last = self.directory / "checkpoints" / "last"
-        saved = checkpoint.load_training(last, self.model)
+        saved = checkpoint.load_training(last, self.model, self._buffers())
         record = saved.progress
         asarray, to_numpy = self.model.ops.asarray, self.model.ops.to_numpy
         try:
@@ -257,6 +331,13 @@ class Trainer:
             self.best_val_loss = None if best is None else float(best)
             self.best_step = int(record["best_step"])
             self._since = [float(loss) for loss in record["losses_since_last_line"]]
+            self._smoothed, self._lowest = (
+                math.inf if x is None else float(x) for x in record["smoothed_loss"]
+            )
+            self._stale, self.rollbacks = int(record["validations_since_best"]), int(record["rollbacks"])
+            self._rate_factor = float(record["learning_rate_factor"])
+            if self.average is not None:
+                self.average.restore(record["average"])
             text = record["text_sha256"]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{last / 'training.json'} is damaged: {error!r}") from None
@@ -266,5 +347,10 @@ class Trainer:
             raise DataError(f"{self.corpus.name} has changed since the run was started: it cannot go on")
         if saved.carried["state.h"].shape != to_numpy(self.state.h).shape:
             raise CheckpointError(f"{last}: the carried state is of another batch size than config.toml's")
-        self.m[...], self.v[...] = asarray(saved.optimizer["adam.m"]), asarray(saved.optimizer["adam.v"])
+        for name, array in self._buffers().items():
+            array[...] = asarray(saved.optimizer[name])
         self.state = State(asarray(saved.carried["state.h"]), asarray(saved.carried["state.c"]))
+
+
+class _DivergingError(Exception):
+    """Training has gone wrong, as the message says; it may be saved by going back."""
