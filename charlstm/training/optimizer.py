@@ -10,8 +10,8 @@ from ..backends import RULES, Array, Update
 from ..config import TrainingConfig
 from ..model import CIFGModel
 
-BETA2 = {"rmsprop": 0.99}  # as in PyTorch; others: Adam's
-EPSILON = {"adagrad": 1e-10}
+BETA2, EPSILON = 0.999, 1e-8
+BETA2_OF, EPSILON_OF = {"rmsprop": 0.99}, {"adagrad": 1e-10}  # as in PyTorch
 
 
 class Optimizer:
@@ -32,8 +32,8 @@ class Optimizer:
     def update(self, step: int, learning_rate: float, gradients: Array, gradient_scale: float) -> None:
         """Change the parameters; steps count from 1."""
         c = self._config
-        beta2 = c.beta2 if c.beta2 is not None else BETA2.get(c.optimizer, Update._field_defaults["beta2"])
-        epsilon = EPSILON.get(c.optimizer, Update._field_defaults["epsilon"])
+        beta2 = c.beta2 if c.beta2 is not None else BETA2_OF.get(c.optimizer, BETA2)
+        epsilon = EPSILON_OF.get(c.optimizer, EPSILON)
         update = Update(
             c.optimizer,
             step,
