@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,13 @@ def test_help_shows_examples_before_options(command: tuple[str, ...]) -> None:
     shown = next(k for k, line in enumerate(lines) if line.strip().startswith(example.strip()))
     options = next(k for k, line in enumerate(lines) if "Parameters" in line or "Commands" in line)
     assert shown < options
+
+
+def test_the_learning_rate_finder(tmp_path: Path) -> None:
+    done = charlstm_command("train", *TINY, "--find-lr", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"--learning-rate [\d.e-]+\n", done.stdout)
+    assert "the curve is" in done.stderr
+    done = charlstm_command("train", *TINY, "--find-lr", "--out", tmp_path / "json", "--json")
+    assert set(json.loads(done.stdout)) == {"run", "rates", "losses", "suggestion"}
+    assert_fails(charlstm_command("train", "--resume", tmp_path / "run", "--find-lr"), 2, "--resume goes on")

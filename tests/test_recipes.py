@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 
 import charlstm
 from charlstm import Config, TrainingConfig
+from charlstm.data import Corpus
 from charlstm.evaluation import evaluate
-from charlstm.training import Reporter, Trainer, prepare, reopen
+from charlstm.training import Reporter, Trainer, find_learning_rate, prepare, reopen
 from charlstm.training.optimizer import WeightAverage
 from charlstm.training.schedule import learning_rate
 
@@ -202,6 +204,34 @@ def test_no_rollback_where_none_is_allowed(tmp_path: Path, small_config: Config)
     with pytest.raises(charlstm.DivergedError, match="no longer a finite number at step 35") as error:
         trainer.train()
     assert error.value.exit_code == 4
+
+
+def test_the_learning_rate_finder(tmp_path: Path, small_config: Config) -> None:
+    trainer = trainer_of(small_config, tmp_path / "run")
+    finding = find_learning_rate(trainer)
+    assert finding.rates[0] == pytest.approx(1e-6)
+    assert len(finding.rates) == len(finding.losses) <= 300
+    assert finding.losses[0] == pytest.approx(math.log(55), abs=0.3)
+    assert 1e-3 < finding.suggestion < 0.1
+    good, bad = (
+        charlstm.train(
+            "coffee", with_training(small_config, learning_rate=rate), out=tmp_path / f"{rate}", quiet=True
+        ).evaluate()
+        for rate in (finding.suggestion, 0.02 * finding.suggestion)
+    )
+    assert good.loss < bad.loss - 0.3
+    saved = json.loads((tmp_path / "run" / "lr-finder.json").read_text())
+    assert saved["suggestion"] == finding.suggestion
+
+
+def test_nothing_to_find(tmp_path: Path, small_config: Config) -> None:
+    """Letters drawn at random, each as likely as the others: no rate makes the loss fall."""
+    letters = "".join(np.random.default_rng(0).choice(list("ab"), 30_000))
+    corpus = Corpus.from_text(letters)
+    trainer = prepare(corpus, small_config, tmp_path / "run", "numpy", None, Reporter())
+    trainer.model.parameters["head.weight"][...] = 0
+    with pytest.raises(charlstm.DataError, match="never falls"):
+        find_learning_rate(trainer)
 
 
 @pytest.mark.parametrize(

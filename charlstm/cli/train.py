@@ -16,7 +16,15 @@ from ..config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingCo
 from ..errors import UsageError
 from ..generation import generate
 from ..run import load
-from ..training import ConsoleReporter, Reporter, StopSignals, Trainer, prepare, reopen
+from ..training import (
+    ConsoleReporter,
+    Reporter,
+    StopSignals,
+    Trainer,
+    find_learning_rate,
+    prepare,
+    reopen,
+)
 from ..training.directory import write_text
 from ..training.progress import in_nats, printable
 from .options import Backend, Json, Threads
@@ -33,6 +41,7 @@ def train(
     threads: Threads = None,
     out: Path | None = None,
     resume_from: Annotated[Path | None, Parameter(name="--resume")] = None,
+    find_lr: Annotated[bool, Parameter(name="--find-lr", negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     json_output: Json = False,
 ) -> int:
@@ -43,6 +52,7 @@ def train(
     charlstm train --data my.txt --max-time 10m   # your own text
     charlstm train --data my.txt --hidden-size 256 --epochs 20 --out runs/mine
     charlstm train --resume runs/mine --epochs 40
+    charlstm train --data my.txt --find-lr        # which learning rate?
     ```
 
     The first 90 % of the text train, the rest validates. Ctrl-C finishes the step, saves, and
@@ -56,6 +66,8 @@ def train(
     resume_from
         Go on from this run directory's last checkpoint, on its backend. Limits given now (--max-time,
         --max-steps, --epochs) take the place of the run's and count from its very start.
+    find_lr
+        Train for at most 300 steps at a rising learning rate, suggest one, draw the curve, and stop.
     quiet
         Print no progress.
     """
@@ -63,7 +75,7 @@ def train(
         logging.getLogger("charlstm").setLevel(logging.WARNING)
     reporter = Reporter() if quiet else ConsoleReporter()
     if resume_from is not None:
-        if data is not None or model is not None or out is not None:
+        if data is not None or model is not None or out is not None or find_lr:
             raise UsageError(
                 "--resume goes on with the data, model and directory of the run: leave those options out"
             )
@@ -71,6 +83,8 @@ def train(
     else:
         config = Config(model or ModelConfig(), data or DataConfig(), training or TrainingConfig())
         trainer = prepare(config.data.data, config, out, backend or "auto", threads, reporter)
+    if find_lr:
+        return _find(trainer, reporter, json_output)
     with StopSignals(reporter) as stop:
         finished = trainer.train(stop)
     if not finished:
@@ -84,6 +98,19 @@ def train(
             print(json.dumps({**_result(trainer), "finished": finished}))
         return stop.status
     _report(trainer, reporter, json_output)
+    return 0
+
+
+def _find(trainer: Trainer, reporter: Reporter, json_output: bool) -> int:
+    reporter.notice(trainer.describe())
+    finding = find_learning_rate(trainer)
+    if json_output:
+        print(json.dumps({"run": str(trainer.directory), **finding._asdict()}))
+        return 0
+    curve = trainer.directory / "plots" / "lr-finder.png"
+    where = curve if curve.is_file() else f"{trainer.directory / 'lr-finder.json'} (matplotlib draws it)"
+    reporter.notice(f"a twentieth of the highest rate that still learns; the curve is {where}")
+    print(f"--learning-rate {finding.suggestion:g}")
     return 0
 
 

@@ -16,11 +16,15 @@ from ..errors import CheckpointError, DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run, load
 from .directory import environment, new_directory, write_text
+from .finder import Finding, find_learning_rate
 from .progress import ConsoleReporter, Reporter
 from .signals import StopSignals
 from .trainer import Trainer
 
-__all__ = ["ConsoleReporter", "Reporter", "StopSignals", "Trainer", "prepare", "reopen", "resume", "train"]
+__all__ = [
+    "ConsoleReporter", "Finding", "Reporter", "StopSignals", "Trainer", "find_learning_rate", "prepare",
+    "reopen", "resume", "train",
+]  # fmt: skip
 
 
 def train(

@@ -157,17 +157,21 @@ def plot_curves(directory: Path) -> Path | None:
     bottom.set_ylabel("learning rate")
     bottom.set_xlabel("million tokens read")
     bottom.grid(alpha=0.3)
-    plots = directory / "plots"
+    return save_figure(figure, directory / "plots" / "loss")
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a matplotlib figure as .svg and .png; the latter's path."""
     try:
-        plots.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         with warnings.catch_warnings():
             # a title in a script that the font lacks is drawn as boxes; that is no news for stderr
             warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-            figure.savefig(plots / "loss.svg")
-            figure.savefig(plots / "loss.png", dpi=150)
+            figure.savefig(path.with_suffix(".svg"))
+            figure.savefig(path.with_suffix(".png"), dpi=150)
     except OSError as error:
-        raise CharLSTMError(f"{plots} cannot be written: {error.strerror or error}") from None
-    return plots / "loss.png"
+        raise CharLSTMError(f"{path.parent} cannot be written: {error.strerror or error}") from None
+    return path.with_suffix(".png")
 
 
 def model_card(config: Config, corpus: Corpus, parameters: int, progress: dict[str, Any]) -> str:
