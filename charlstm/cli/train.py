@@ -41,6 +41,8 @@ def train(
     threads: Threads = None,
     out: Path | None = None,
     resume_from: Annotated[Path | None, Parameter(name="--resume")] = None,
+    init_from: Path | None = None,
+    extend_vocab: Annotated[bool, Parameter(negative="")] = False,
     find_lr: Annotated[bool, Parameter(name="--find-lr", negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     json_output: Json = False,
@@ -53,6 +55,7 @@ def train(
     charlstm train --data my.txt --hidden-size 256 --epochs 20 --out runs/mine
     charlstm train --resume runs/mine --epochs 40
     charlstm train --data my.txt --find-lr        # which learning rate?
+    charlstm train --data new.txt --init-from runs/mine --extend-vocab --learning-rate 0.001
     ```
 
     The first 90 % of the text train, the rest validates. Ctrl-C finishes the step, saves, and
@@ -66,6 +69,10 @@ def train(
     resume_from
         Go on from this run directory's last checkpoint, on its backend. Limits given now (--max-time,
         --max-steps, --epochs) take the place of the run's and count from its very start.
+    init_from
+        Start with the weights, sizes and vocabulary of this run (fine-tuning); --dropout may differ.
+    extend_vocab
+        With --init-from: learn characters that the run does not know.
     find_lr
         Train for at most 300 steps at a rising learning rate, suggest one, draw the curve, and stop.
     quiet
@@ -75,14 +82,16 @@ def train(
         logging.getLogger("charlstm").setLevel(logging.WARNING)
     reporter = Reporter() if quiet else ConsoleReporter()
     if resume_from is not None:
-        if data is not None or model is not None or out is not None or find_lr:
+        if data is not None or model is not None or out is not None or find_lr or init_from is not None:
             raise UsageError(
                 "--resume goes on with the data, model and directory of the run: leave those options out"
             )
         trainer = reopen(resume_from, training, backend=backend, threads=threads, reporter=reporter)
     else:
         config = Config(model or ModelConfig(), data or DataConfig(), training or TrainingConfig())
-        trainer = prepare(config.data.data, config, out, backend or "auto", threads, reporter)
+        trainer = prepare(
+            config.data.data, config, out, backend or "auto", threads, reporter, init_from, extend_vocab
+        )
     if find_lr:
         return _find(trainer, reporter, json_output)
     with StopSignals(reporter) as stop:

@@ -15,6 +15,7 @@ from ..data import EMBEDDED, Corpus, fit_to
 from ..errors import CheckpointError, DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run, load
+from . import finetuning
 from .directory import environment, new_directory, write_text
 from .finder import Finding, find_learning_rate
 from .progress import ConsoleReporter, Reporter
@@ -34,6 +35,8 @@ def train(
     out: str | Path | None = None,
     backend: str | Ops = "auto",
     threads: int | None = None,
+    init_from: str | Path | None = None,
+    extend_vocab: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Train a language model and return the run, with its best checkpoint loaded.
@@ -41,6 +44,9 @@ def train(
     data     a text file, the name of an embedded corpus, or a `Corpus`
     config   model, data and training options; `config.data.data` gives way to `data`
     out      the run directory to make; None: the first free runs/NAME-N
+    init_from     a run or model directory whose weights, sizes and vocabulary this one starts with;
+                  of the model's options only dropout is then free
+    extend_vocab  learn characters that `init_from` does not know
     quiet    print no progress on stderr
 
     Ctrl-C finishes the step and saves, then raises KeyboardInterrupt; `resume` goes on.
@@ -51,7 +57,7 @@ def train(
     if not isinstance(config, Config):
         raise UsageError(f"config must be a charlstm.Config, not a {type(config).__name__}")
     reporter = Reporter() if quiet else ConsoleReporter()
-    return _finish(prepare(data, config, out, backend, threads, reporter))
+    return _finish(prepare(data, config, out, backend, threads, reporter, init_from, extend_vocab))
 
 
 def resume(
@@ -88,22 +94,23 @@ def prepare(
     backend: str | Ops,
     threads: int | None,
     reporter: Reporter,
+    init_from: str | Path | None = None,
+    extend_vocab: bool = False,
 ) -> Trainer:
     """A trainer at step 0, in a new run directory."""
     ops = get_ops(backend, threads)
-    if isinstance(data, Corpus):
-        corpus = data
-        config = replace(config, data=replace(config.data, data=corpus.name))
+    start = None if init_from is None else load(init_from, ops)
+    if start is not None:
+        config = replace(config, model=finetuning.model_config(start, config.model))
+    elif extend_vocab:
+        raise UsageError("extend_vocab goes with init_from, the run whose vocabulary is extended")
+    name = data.name if isinstance(data, Corpus) else _lasting_name(data)
+    config = replace(config, data=replace(config.data, data=name))
+    source = data if isinstance(data, Corpus) else config.data
+    if start is not None:
+        corpus = finetuning.corpus_for(start, source, extend_vocab)
     else:
-        # as an absolute path, so that the run can go on from any folder
-        is_file = str(data) not in EMBEDDED and os.path.exists(data)
-        named = str(Path(data).resolve()) if is_file else str(data)
-        try:
-            named.encode()
-        except UnicodeEncodeError:
-            raise DataError(f"the path {named!r} is not UTF-8: rename the file") from None
-        config = replace(config, data=replace(config.data, data=named))
-        corpus = Corpus.load(config.data)
+        corpus = source if isinstance(source, Corpus) else Corpus.load(source)
     fitted = fit_to(len(corpus.train), config.data)
     if fitted != config.data:
         reporter.notice(
@@ -113,11 +120,27 @@ def prepare(
         )
         config = replace(config, data=fitted)
     model = CIFGModel(len(corpus.tokenizer), config.model, backend=ops, seed=config.training.seed)
+    if start is not None:
+        finetuning.take_weights(model, start)
     directory = new_directory(None if out is None else Path(out), corpus.name)
     write_text(directory / "config.toml", config.to_toml())
-    write_text(directory / "env.json", json.dumps(environment(ops, corpus), indent=1) + "\n")
+    record = environment(ops, corpus) | {
+        "init_from": None if start is None else str(start.directory.resolve())
+    }
+    write_text(directory / "env.json", json.dumps(record, indent=1) + "\n")
     write_text(directory / "tokenizer.json", corpus.tokenizer.to_json())
     return Trainer(model, corpus, config, directory, reporter)
+
+
+def _lasting_name(data: str | Path) -> str:
+    """A corpus's name, or a file's absolute path, so that the run can go on from any folder."""
+    is_file = str(data) not in EMBEDDED and os.path.exists(data)
+    named = str(Path(data).resolve()) if is_file else str(data)
+    try:
+        named.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"the path {named!r} is not UTF-8: rename the file") from None
+    return named
 
 
 def reopen(
