@@ -27,7 +27,7 @@ from .schedule import learning_rate
 
 LOG_EVERY = 10  # steps that one line of metrics sums up
 SAMPLE_LENGTH = 200
-SMOOTHING = 0.9  # what the smoothed training loss keeps at each step
+SMOOTHING = 0.98  # what the smoothed training loss keeps at each step: batches of a few tokens scatter widely
 JUMP = 1.0  # nats of the smoothed loss above its lowest value that count as divergence
 SLOWER = 0.5  # what a rollback leaves of the learning rate
 
