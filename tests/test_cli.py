@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,17 @@ def test_the_learning_rate_finder(tmp_path: Path) -> None:
     done = charlstm_command("train", *TINY, "--find-lr", "--out", tmp_path / "json", "--json")
     assert set(json.loads(done.stdout)) == {"run", "rates", "losses", "suggestion"}
     assert_fails(charlstm_command("train", "--resume", tmp_path / "run", "--find-lr"), 2, "--resume goes on")
+
+
+def test_a_dry_run_tells_what_training_would_take_and_writes_nothing(tmp_path: Path, text: Path) -> None:
+    options = ["train", "--data", text, *TINY, "--max-steps", 1000, "--dry-run", "--out", tmp_path / "run"]
+    done = charlstm_command(*options)
+    assert done.returncode == 0, done.stderr
+    assert tomllib.loads(done.stdout)["model"]["hidden_size"] == 12  # the rest are comments
+    assert re.search(r"# a step takes [\d.]+ ms .*memory so far: \d+ MB\n# 1,000 steps: ", done.stdout)
+    assert not (tmp_path / "run").exists()
+    found = json.loads(charlstm_command(*options, "--json").stdout)
+    assert found["steps"] == 1000
+    assert found["seconds"] == pytest.approx(1000 * found["step_seconds"])
+    assert found["config"]["training"]["max_steps"] == 1000
+    assert found["peak_memory"] > 10e6

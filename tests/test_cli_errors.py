@@ -356,7 +356,7 @@ def test_an_option_that_is_wrong_is_not_a_damaged_checkpoint(small_run: charlstm
 def test_a_second_interrupt_stops_at_once(tmp_path: Path, text: Path) -> None:
     program = (
         "import os, signal, sys, time\nfrom charlstm.training.trainer import Trainer\n"
-        "step = Trainer._train_step\n"
+        "step = Trainer.train_step\n"
         "def slow(self, *arguments):\n"
         "    step(self, *arguments)\n"
         "    if self.step == 3:\n"
@@ -364,7 +364,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path, text: Path) -> None:
         "        time.sleep(0.1)\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "        time.sleep(60)\n"
-        "Trainer._train_step = slow\n"
+        "Trainer.train_step = slow\n"
         "from charlstm.cli import main\nmain(sys.argv[1:])"
     )
     command = [

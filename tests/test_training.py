@@ -301,12 +301,12 @@ import os, signal, sys
 import charlstm
 from charlstm.training.trainer import Trainer
 
-step = Trainer._train_step
+step = Trainer.train_step
 def interrupted(self, done):
     step(self, done)
     if self.step == 7:
         os.kill(os.getpid(), signal.SIGINT)
-Trainer._train_step = interrupted
+Trainer.train_step = interrupted
 config = charlstm.Config(charlstm.ModelConfig(8, 1), training=charlstm.TrainingConfig(max_steps=1000))
 try:
     charlstm.train("coffee", config, out=sys.argv[1], backend="numpy", quiet=True)

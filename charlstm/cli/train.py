@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -23,6 +26,7 @@ from ..training import (
     Trainer,
     find_learning_rate,
     prepare,
+    rehearse,
     reopen,
 )
 from ..training.directory import write_text
@@ -44,6 +48,7 @@ def train(
     init_from: Path | None = None,
     extend_vocab: Annotated[bool, Parameter(negative="")] = False,
     find_lr: Annotated[bool, Parameter(name="--find-lr", negative="")] = False,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
     quiet: Annotated[bool, Parameter(negative="")] = False,
     json_output: Json = False,
 ) -> int:
@@ -55,6 +60,7 @@ def train(
     charlstm train --data my.txt --hidden-size 256 --epochs 20 --out runs/mine
     charlstm train --resume runs/mine --epochs 40
     charlstm train --data my.txt --find-lr        # which learning rate?
+    charlstm train --data my.txt --epochs 20 --dry-run    # how long will it take?
     charlstm train --data new.txt --init-from runs/mine --extend-vocab --learning-rate 0.001
     ```
 
@@ -75,6 +81,9 @@ def train(
         With --init-from: learn characters that the run does not know.
     find_lr
         Train for at most 300 steps at a rising learning rate, suggest one, draw the curve, and stop.
+    dry_run
+        Make a few steps, print the configuration, the parameters, memory and the time that the training
+        would take, and write nothing.
     quiet
         Print no progress.
     """
@@ -82,16 +91,20 @@ def train(
         logging.getLogger("charlstm").setLevel(logging.WARNING)
     reporter = Reporter() if quiet else ConsoleReporter()
     if resume_from is not None:
-        if data is not None or model is not None or out is not None or find_lr or init_from is not None:
+        if any((data, model, out, find_lr, dry_run, init_from)):
             raise UsageError(
                 "--resume goes on with the data, model and directory of the run: leave those options out"
             )
         trainer = reopen(resume_from, training, backend=backend, threads=threads, reporter=reporter)
     else:
         config = Config(model or ModelConfig(), data or DataConfig(), training or TrainingConfig())
-        trainer = prepare(
-            config.data.data, config, out, backend or "auto", threads, reporter, init_from, extend_vocab
-        )
+        with TemporaryDirectory() if dry_run else nullcontext(out) as directory:
+            trainer = prepare(
+                config.data.data, config, directory, backend or "auto", threads, reporter,
+                init_from, extend_vocab,
+            )  # fmt: skip
+            if dry_run:
+                return _rehearse(trainer, json_output)
     if find_lr:
         return _find(trainer, reporter, json_output)
     with StopSignals(reporter) as stop:
@@ -108,6 +121,33 @@ def train(
         return stop.status
     _report(trainer, reporter, json_output)
     return 0
+
+
+def _rehearse(trainer: Trainer, json_output: bool) -> int:
+    found = rehearse(trainer)
+    if json_output:
+        print(json.dumps({**found._asdict(), "config": dataclasses.asdict(trainer.config)}))
+        return 0
+    memory = "unknown" if found.peak_memory is None else f"{found.peak_memory / 1e6:,.0f} MB"
+    print(trainer.config.to_toml())
+    print(
+        f"# {trainer.describe()}\n".replace("\n", "\n# ", 1)
+        + f"# a step takes {1e3 * found.step_seconds:.1f} ms ({found.tokens_per_second:,.0f} tokens/s); "
+        f"memory so far: {memory}\n"
+        f"# {found.steps:,} steps: {_duration(found.seconds)}, and validations"
+    )
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return (
+        f"{hours:.1f} hours"
+        if hours >= 2
+        else f"{minutes:.1f} minutes"
+        if minutes >= 2
+        else f"{seconds:.0f} s"
+    )
 
 
 def _find(trainer: Trainer, reporter: Reporter, json_output: bool) -> int:

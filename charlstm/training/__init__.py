@@ -19,12 +19,13 @@ from . import finetuning
 from .directory import environment, new_directory, write_text
 from .finder import Finding, find_learning_rate
 from .progress import ConsoleReporter, Reporter
+from .rehearsal import Rehearsal, rehearse
 from .signals import StopSignals
 from .trainer import Trainer
 
 __all__ = [
-    "ConsoleReporter", "Finding", "Reporter", "StopSignals", "Trainer", "find_learning_rate", "prepare",
-    "reopen", "resume", "train",
+    "ConsoleReporter", "Finding", "Rehearsal", "Reporter", "StopSignals", "Trainer", "find_learning_rate",
+    "prepare", "rehearse", "reopen", "resume", "train",
 ]  # fmt: skip
 
 

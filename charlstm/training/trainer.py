@@ -82,7 +82,7 @@ class Trainer:
             self.reporter.advanced(self.step, self.progress())
             while (done := self._tick()) < 1 and not stop():
                 try:
-                    self._train_step(done)
+                    self.train_step(done)
                     self.reporter.advanced(self.step, done)
                     self._do_what_is_due(metrics)
                 except _DivergingError as problem:
@@ -145,7 +145,8 @@ class Trainer:
         """Tokens read so far."""
         return self.step * self.batches.batch_size * self.batches.seq_len
 
-    def _train_step(self, done: float) -> None:
+    def train_step(self, done: float) -> None:
+        """One step, `done` (0 to 1) of the training being over."""
         training, ops = self.config.training, self.model.ops
         started = time.perf_counter()
         batch = self.batches[self.step]
