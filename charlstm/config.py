@@ -128,7 +128,8 @@ class TrainingConfig:
     beta2: float | None = None
     """Adam's and rmsprop's: what their mean of squares keeps at each step. [default: 0.999, rmsprop 0.99]"""
     weight_decay: float = 0.0
-    """Pull of the weights towards 0: an L2 penalty, or adamw's decay of the weights themselves."""
+    """Pull of the weights towards 0: an L2 penalty, or adamw's decay of the weights themselves (without
+    any, adamw is adam)."""
     averaging: Literal["none", "ema", "nt-asgd"] = "none"
     """Validate with, and keep, an average of the weights: over the last steps (ema), or over all steps
     since validations stopped getting better (nt-asgd, as in AWD-LSTM)."""
@@ -147,7 +148,7 @@ class TrainingConfig:
     plateau: int = 2
     """Validations without a new best before the plateau schedule lowers the learning rate."""
     warmup_steps: int = 50
-    """Steps over which the learning rate rises from 0."""
+    """Steps over which the learning rate rises from 0 (not with one-cycle)."""
     clip_norm: float = 1.0
     """Largest global norm of the gradient; longer ones are scaled down to it."""
     max_time: str | None = None
@@ -157,12 +158,12 @@ class TrainingConfig:
     epochs: float | None = None
     """Stop after this many passes over the training text. Without any limit: 1 minute."""
     early_stopping: int | None = None
-    """Stop after this many validations without a new best."""
+    """Stop after this many validations without a new best; the other limits hold as well."""
     keep_every: int | None = None
     """Keep a checkpoint of its own (checkpoints/step-N) every so many steps."""
     max_rollbacks: int = 3
     """How often a loss that is no longer a number, or jumps, takes training back to the last checkpoint, at
-    half the learning rate, before it gives up."""
+    half the learning rate. After that, what is no number ends it, and a jump is let be."""
     eval_every: int = 400
     """Steps between two validations."""
     sample_every: int = 400

@@ -48,7 +48,7 @@ def test_it_starts_with_the_runs_weights(
 def test_new_characters(tmp_path: Path, small_run: charlstm.Run, sizes_left_out: Config) -> None:
     text = tmp_path / "strange.txt"
     text.write_text(STRANGE)
-    with pytest.raises(charlstm.DataError, match=r"does not know: .*'Ä' .*--extend-vocab"):
+    with pytest.raises(charlstm.DataError, match=r"does not know: 'Ä', 'ä' .*--extend-vocab"):
         started(small_run, sizes_left_out, text)
     trainer = started(small_run, sizes_left_out, text, extend_vocab=True)
     known, V = small_run.model.parameters, len(small_run.tokenizer)
@@ -60,7 +60,6 @@ def test_new_characters(tmp_path: Path, small_run: charlstm.Run, sizes_left_out:
     assert trainer.train()
     run = charlstm.load(trainer.directory)
     assert set(run.generate("Ännä", length=50)) <= set(run.tokenizer.vocabulary)
-    assert trainer.model.parameters["head.bias"][V] > -5
 
 
 def test_what_cannot_be(tmp_path: Path, small_run: charlstm.Run, small_config: Config) -> None:

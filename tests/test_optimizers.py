@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from charlstm import ModelConfig, TrainingConfig
 from charlstm.backends import RULES, Ops, Update
+from charlstm.model import CIFGModel
+from charlstm.training.optimizer import Optimizer
 
 TOLERANCE = {"float32": 2e-4, "float64": 1e-13}  # of updates around 0.01 to 0.3: rmsprop
 # divides tiny gradients, which have lost digits, by their own size
@@ -102,3 +105,22 @@ def test_averages_move_towards_the_parameters(ops: Ops, dtype: str, rng: np.rand
     average = ops.asarray(a.copy())
     ops.move_towards(average, ops.asarray(b), 0.25)
     assert_allclose(ops.to_numpy(average), 0.75 * a + 0.25 * b, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "adagrad", "rmsprop"])
+def test_pytorchs_defaults(name: str, rng: np.random.Generator) -> None:
+    """What a configuration leaves out is what PyTorch takes."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    model = CIFGModel(3, ModelConfig(2, 1, dtype="float64"), backend="numpy")
+    optimizer = Optimizer(model, TrainingConfig(optimizer=name))  # type: ignore[arg-type]
+    n = model.num_parameters
+    peer = torch.tensor(model.parameters.flat.copy(), requires_grad=True)
+    theirs = torch_optimizers(torch)[name]([peer]) if name != "rmsprop" else torch.optim.RMSprop([peer], RATE)
+    for step in range(1, STEPS + 1):
+        gradient = 1e-9 * rng.standard_normal(n)  # small, so that epsilon tells
+        if name == "adagrad":
+            theirs = theirs if step > 1 else torch.optim.Adagrad([peer], RATE)
+        peer.grad = torch.tensor(gradient)
+        theirs.step()
+        optimizer.update(step, RATE, gradient, 1.0)
+    assert_allclose(model.parameters.flat, peer.detach().numpy(), rtol=1e-11)

@@ -21,7 +21,13 @@ from charlstm.training.schedule import learning_rate
 
 RECIPES: dict[str, dict[str, Any]] = {
     "adamw-ema": {"optimizer": "adamw", "weight_decay": 0.1, "averaging": "ema", "ema_decay": 0.9},
-    "sgd-nt-asgd": {"optimizer": "sgd", "learning_rate": 2.0, "averaging": "nt-asgd", "average_after": 1},
+    "sgd-nt-asgd": {
+        "optimizer": "sgd",
+        "learning_rate": 30.0,
+        "clip_norm": 10.0,
+        "averaging": "nt-asgd",
+        "average_after": 1,
+    },
     "momentum-step": {
         "optimizer": "sgd",
         "learning_rate": 0.5,
@@ -55,12 +61,14 @@ def bytes_of(directory: Path) -> dict[str, bytes]:
 def test_each_learns_and_resumes_exactly(
     tmp_path: Path, small_config: Config, recipe: str, backend: str
 ) -> None:
-    config = with_training(small_config, eval_every=10, max_steps=50, **RECIPES[recipe])
+    config = with_training(small_config, **{"eval_every": 10, "max_steps": 50, **RECIPES[recipe]})
     charlstm.train("coffee", config, out=tmp_path / "whole", backend=backend, quiet=True)
     first = trainer_of(config, tmp_path / "cut", backend)
     assert not first.train(stop=lambda: first.step >= 27)
     second = reopen(tmp_path / "cut", backend=backend)
     assert second.step == 27
+    if first.average is not None:
+        assert first.average.running
     assert second.train()
     assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
     losses = [line["val_loss"] for line in charlstm.load(tmp_path / "whole").metrics if "val_loss" in line]
@@ -135,8 +143,12 @@ def test_early_stopping(tmp_path: Path, small_config: Config) -> None:
     trainer = trainer_of(config, tmp_path / "run")
     assert trainer.train()
     assert (trainer.step, trainer.best_step) == (15, 5)
-    with pytest.raises(charlstm.UsageError, match="has reached its limits"):
+    with pytest.raises(charlstm.UsageError, match=r"has reached its limits.*early_stopping"):
         reopen(tmp_path / "run")
+    longer = reopen(tmp_path / "run", TrainingConfig(early_stopping=4))
+    assert longer.train()
+    assert longer.step == 25
+    assert longer.config.training.max_steps == 1000
 
 
 def test_checkpoints_of_their_own(tmp_path: Path, small_config: Config) -> None:
@@ -196,6 +208,67 @@ def test_before_the_first_validation_training_goes_back_to_its_start(
     assert not stopped
     assert whole.step == 0
     assert np.array_equal(whole.model.parameters.flat, start)
+
+
+def ruin_after(trainer: Trainer, step: int) -> None:
+    """Make a weight NaN right after a step, once."""
+    update, left = trainer.optimizer.update, [True]
+
+    def ruinous(number: int, *arguments: Any) -> None:
+        update(number, *arguments)
+        if number == step and left:
+            left.clear()
+            trainer.model.parameters["cifg.1.R"][0, 0] = math.nan
+
+    trainer.optimizer.update = ruinous  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("averaging", ["none", "ema"])
+def test_weights_ruined_by_the_last_step(tmp_path: Path, small_config: Config, averaging: str) -> None:
+    trainer = trainer_of(with_training(small_config, max_steps=35, averaging=averaging), tmp_path / "run")
+    ruin_after(trainer, 35)
+    assert trainer.train()
+    assert (trainer.step, trainer.rollbacks) == (35, 1)
+    assert np.isfinite(charlstm.load(tmp_path / "run", "numpy", which="last").model.parameters.flat).all()
+
+
+def test_a_stop_right_after_weights_were_ruined(tmp_path: Path, small_config: Config) -> None:
+    trainer = trainer_of(small_config, tmp_path / "run")
+    ruin_after(trainer, 25)
+    assert not trainer.train(stop=lambda: trainer.step == 25 or trainer.rollbacks == 1)
+    assert reopen(tmp_path / "run").step == 20
+
+
+def test_a_jump_before_a_validation_does_not_replace_the_last_checkpoint(
+    tmp_path: Path, small_config: Config
+) -> None:
+    config = with_training(small_config, schedule="constant")
+    trainer = trainer_of(config, tmp_path / "run")
+    poison(trainer, 38, 15.0)
+    assert trainer.train()
+    assert trainer.rollbacks == 1
+    lines = charlstm.load(tmp_path / "run").metrics
+    assert [line["step"] for line in lines if "rolled_back_from" in line] == [20]
+
+
+def test_a_text_that_changes_is_trained_on_all_the_same(tmp_path: Path, small_config: Config) -> None:
+    """The loss jumps where another language begins, whatever the learning rate."""
+    rng = np.random.default_rng(0)
+    letters = "ab" * 5_000 + "".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 5_000))
+    config = with_training(small_config, learning_rate=0.02, max_steps=170, eval_every=500)
+    config = replace(config, data=replace(config.data, batch_size=1, seq_len=80, val_fraction=0.01))
+    notices: list[str] = []
+
+    class Listening(Reporter):
+        def notice(self, text: str) -> None:
+            notices.append(text)
+
+    corpus = Corpus.from_text(letters, val_fraction=0.01)
+    trainer = prepare(corpus, config, tmp_path / "run", "numpy", None, Listening())
+    assert trainer.train()
+    assert trainer.step == 170
+    assert trainer.rollbacks == 3
+    assert "training goes on as it is" in notices[-1]
 
 
 def test_no_rollback_where_none_is_allowed(tmp_path: Path, small_config: Config) -> None:

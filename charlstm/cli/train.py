@@ -76,11 +76,12 @@ def train(
         Go on from this run directory's last checkpoint, on its backend. Limits given now (--max-time,
         --max-steps, --epochs) take the place of the run's and count from its very start.
     init_from
-        Start with the weights, sizes and vocabulary of this run (fine-tuning); --dropout may differ.
+        Start with the weights, sizes and vocabulary of this run, on the text of --data (fine-tuning).
     extend_vocab
         With --init-from: learn characters that the run does not know.
     find_lr
-        Train for at most 300 steps at a rising learning rate, suggest one, draw the curve, and stop.
+        Train for at most 300 steps at a rising learning rate, suggest one, draw the curve in a run
+        directory of its own, and stop.
     dry_run
         Make a few steps, print the configuration, the parameters, memory and the time that the training
         would take, and write nothing.
@@ -91,12 +92,14 @@ def train(
         logging.getLogger("charlstm").setLevel(logging.WARNING)
     reporter = Reporter() if quiet else ConsoleReporter()
     if resume_from is not None:
-        if any((data, model, out, find_lr, dry_run, init_from)):
+        if any((data, model, out, find_lr, dry_run, init_from, extend_vocab)):
             raise UsageError(
                 "--resume goes on with the data, model and directory of the run: leave those options out"
             )
         trainer = reopen(resume_from, training, backend=backend, threads=threads, reporter=reporter)
     else:
+        if init_from is not None and data is None:
+            raise UsageError("--init-from goes with --data, the text to train on")
         config = Config(model or ModelConfig(), data or DataConfig(), training or TrainingConfig())
         with TemporaryDirectory() if dry_run else nullcontext(out) as directory:
             trainer = prepare(
@@ -220,6 +223,8 @@ def _closing(trainer: Trainer) -> str:
 def _twice(trainer: Trainer) -> str:
     """The option that lets a run go on for as long again."""
     training = trainer.config.training
+    if training.early_stopping is not None and trainer.stopped_early:
+        return f"--early-stopping {2 * training.early_stopping}"
     if training.max_steps is not None:
         return f"--max-steps {2 * training.max_steps}"
     if training.epochs is not None:

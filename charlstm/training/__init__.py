@@ -156,7 +156,8 @@ def reopen(
     """A trainer at the last checkpoint of a run; `train()` on it goes on.
 
     limits   new values for max_time, max_steps and epochs, counted from the run's very start;
-             they take the place of the run's; its other fields must be the defaults or the run's
+             they take the place of the run's, and early_stopping of the run's; its other fields
+             must be the defaults or the run's
     backend  and threads: those that the run was started with, unless given
     corpus   the text, for a run that was not started from a file or name
 
@@ -179,7 +180,7 @@ def reopen(
     if trainer.progress() >= 1:
         raise UsageError(
             f"{directory} has reached its limits after {trainer.step:,} steps and {trainer.seconds:.0f} s: "
-            f"give a larger max_time, max_steps or epochs, counted from its very start"
+            f"give a larger max_time, max_steps, epochs or early_stopping, counted from its very start"
         )
     if limits is not None:
         write_text(directory / "config.toml", config.to_toml())
@@ -188,6 +189,8 @@ def reopen(
 
 def _with_limits(saved: TrainingConfig, asked: TrainingConfig) -> TrainingConfig:
     limits = {name: getattr(asked, name) for name in ("max_time", "max_steps", "epochs")}
+    if asked.early_stopping is not None:
+        saved = replace(saved, early_stopping=asked.early_stopping)
     default = TrainingConfig()
     for field in dataclasses.fields(TrainingConfig):
         value = getattr(asked, field.name)

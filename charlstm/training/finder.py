@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ..errors import DataError
 from .directory import save_figure, write_text
 from .trainer import Trainer
@@ -27,6 +29,7 @@ class Finding(NamedTuple):
     suggestion: float
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def find_learning_rate(trainer: Trainer) -> Finding:
     """Raise the learning rate exponentially, step by step (Smith 2017, arXiv 1506.01186).
 
@@ -41,26 +44,28 @@ def find_learning_rate(trainer: Trainer) -> Finding:
     rates: list[float] = []
     losses: list[float] = []
     total = 0.0
-    for step in range(count):
-        rate = highest * 10 ** (DECADES * (step / (count - 1) - 1))
-        batch = trainer.batches[step]
-        state = model.zero_state(trainer.batches.batch_size) if batch.fresh else trainer.state
-        loss, gradients, trainer.state = model.loss_and_gradients(
-            batch.x, batch.y, state, dropout_seed=(config.seed, step)
-        )
-        norm = ops.global_norm(gradients.flat)
-        total = SMOOTHING * total + (1 - SMOOTHING) * loss
-        smoothed = total / (1 - SMOOTHING ** (step + 1))
-        if not math.isfinite(norm) or not math.isfinite(smoothed):
-            break
-        if losses and smoothed > min(losses) + JUMP:
-            break
-        rates.append(rate)
-        losses.append(smoothed)
-        scale = min(1.0, config.clip_norm / norm) if norm > 0 else 1.0
-        trainer.optimizer.update(step + 1, rate, gradients.flat, scale)
-        trainer.reporter.advanced(step + 1, (step + 1) / count)
-    trainer.reporter.close()
+    try:
+        for step in range(count):
+            rate = highest * 10 ** (DECADES * (step / (count - 1) - 1))
+            batch = trainer.batches[step]
+            state = model.zero_state(trainer.batches.batch_size) if batch.fresh else trainer.state
+            loss, gradients, trainer.state = model.loss_and_gradients(
+                batch.x, batch.y, state, dropout_seed=(config.seed, step)
+            )
+            norm = ops.global_norm(gradients.flat)
+            total = SMOOTHING * total + (1 - SMOOTHING) * loss
+            smoothed = total / (1 - SMOOTHING ** (step + 1))
+            if not math.isfinite(norm) or not math.isfinite(smoothed):
+                break
+            if losses and smoothed > min(losses) + JUMP:
+                break
+            rates.append(rate)
+            losses.append(smoothed)
+            scale = min(1.0, config.clip_norm / norm) if norm > 0 else 1.0
+            trainer.optimizer.update(step + 1, rate, gradients.flat, scale)
+            trainer.reporter.advanced(step + 1, (step + 1) / count)
+    finally:
+        trainer.reporter.close()
     if not losses or losses[0] - min(losses) < RISE:
         raise DataError("the loss never falls, whatever the learning rate: is there anything to learn here?")
     highest = max(rate for rate, loss in zip(rates, losses, strict=True) if loss < min(losses) + RISE)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from dataclasses import replace
 
 from ..config import DataConfig, ModelConfig
-from ..data import CharacterTokenizer, Corpus, name_characters
+from ..data import CharacterTokenizer, Corpus
 from ..errors import DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run
 
 
 def model_config(start: Run, asked: ModelConfig) -> ModelConfig:
-    """The run's sizes; dropout is that asked for, unless it is the default.
+    """The run's sizes, with the dropout asked for; UsageError where other sizes were asked for.
 
-    Raises UsageError where other sizes were asked for.
+    A size that is the default counts as not asked for.
     """
     saved, default = start.model.config, ModelConfig()
     for field in dataclasses.fields(ModelConfig):
@@ -29,7 +28,7 @@ def model_config(start: Run, asked: ModelConfig) -> ModelConfig:
                 f"{field.name} is {getattr(saved, field.name)} in {start.directory}, whose weights this starts "
                 f"from, and cannot be {value}"
             )
-    return replace(saved, dropout=asked.dropout) if asked.dropout != default.dropout else saved
+    return replace(saved, dropout=asked.dropout)
 
 
 def corpus_for(start: Run, data: Corpus | DataConfig, extend_vocab: bool) -> Corpus:
@@ -37,24 +36,22 @@ def corpus_for(start: Run, data: Corpus | DataConfig, extend_vocab: bool) -> Cor
 
     Raises DataError where there are new characters and `extend_vocab` is False.
     """
-    if isinstance(data, Corpus):
-        if data.tokenizer.vocabulary[: len(start.tokenizer)] != start.tokenizer.vocabulary:
-            raise DataError(
-                f"{data.name} was tokenized with another vocabulary than that of {start.directory}: "
-                f"make the corpus with tokenizer=charlstm.load({str(start.directory)!r}).tokenizer"
-            )
-        corpus = data
-    else:
-        corpus = Corpus.load(data, start.tokenizer, "skip")
-        if corpus.unknown and extend_vocab:
-            vocabulary = [*start.tokenizer.vocabulary, *sorted(corpus.unknown)]
-            corpus = Corpus.load(data, CharacterTokenizer(vocabulary))
-    new = len(corpus.tokenizer) - len(start.tokenizer)
-    if corpus.unknown or (new and not extend_vocab):
-        counts = corpus.unknown or Counter(corpus.tokenizer.vocabulary[-new:])
+    known = start.tokenizer.vocabulary
+    corpus = data if isinstance(data, Corpus) else Corpus.load(data)
+    vocabulary = corpus.tokenizer.vocabulary
+    new = [s for s in vocabulary if s not in known]
+    if new and not extend_vocab:
+        shown = ", ".join(map(repr, new[:5])) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
         raise DataError(
-            f"{corpus.name} has characters that {start.directory} does not know: {name_characters(counts)} "
+            f"{corpus.name} has characters that {start.directory} does not know: {shown} "
             f"(--extend-vocab learns them)"
+        )
+    if not isinstance(data, Corpus):
+        return Corpus.load(data, CharacterTokenizer([*known, *new]))
+    if vocabulary[: len(known)] != known:
+        raise DataError(
+            f"{corpus.name} was tokenized with another vocabulary than that of {start.directory}: "
+            f"make the corpus with tokenizer=charlstm.load({str(start.directory)!r}).tokenizer"
         )
     return corpus
 

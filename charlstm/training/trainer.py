@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Trainer:
 
     After step k it holds everything that step k + 1 depends on, so that a checkpoint and the same
     limits give the same bytes as a run without a stop. (With a limit of time, the clock decides
-    how the learning rate falls.)
+    how the learning rate falls; and a stop is a place to go back to, if training diverges later.)
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class Trainer:
         """Train until a limit is reached or `stop()` says so; True where a limit was reached.
 
         Ends with a checkpoint, and where a limit was reached with a validation. Where the loss is no
-        longer a number, or jumps, training goes back to the last checkpoint, at half the learning rate;
-        after `max_rollbacks` of these it raises DivergedError, and the checkpoints are those from before.
+        longer a number, or jumps, training goes back to the last checkpoint, at half the learning rate,
+        at most `max_rollbacks` times. Then a jump is let be (the text itself may change), and for what is
+        no number it raises DivergedError; the checkpoints are those from before.
         """
         self.reporter.notice(self.describe())
         self._clock = time.perf_counter() - self.seconds
@@ -80,23 +81,32 @@ class Trainer:
             self._save("last")  # a place to go back to
         try:
             self.reporter.advanced(self.step, self.progress())
-            while (done := self._tick()) < 1 and not stop():
-                try:
-                    self.train_step(done)
-                    self.reporter.advanced(self.step, done)
-                    self._do_what_is_due(metrics)
-                except _DivergingError as problem:
-                    self._roll_back(str(problem), metrics)
-            finished = done >= 1
-            if finished and self._validated_at != self.step:
-                self._validate_and_save(metrics)
-            elif not finished:
-                self._save("last")
+            while (finished := self._go_on(stop, metrics)) is None:
+                pass
         finally:
             metrics.close()
             self.reporter.close()
         plot_curves(self.directory)
         return finished
+
+    def _go_on(self, stop: Callable[[], bool], metrics: MetricsLog) -> bool | None:
+        """One step and what is due after it; at the end, whether a limit was reached."""
+        done = self._tick()
+        try:
+            if done >= 1:
+                if self._validated_at != self.step:
+                    self._validate_and_save(metrics)
+                self._save("last")
+                return True
+            if stop():
+                self._save("last")
+                return False
+            self.train_step(done)
+            self.reporter.advanced(self.step, done)
+            self._do_what_is_due(metrics)
+        except _DivergingError as problem:
+            self._roll_back(problem, metrics)
+        return None
 
     def _do_what_is_due(self, metrics: MetricsLog) -> None:
         """After a step."""
@@ -108,13 +118,14 @@ class Trainer:
         if self.step % training.sample_every == 0:
             self._sample()
         if training.keep_every is not None and self.step % training.keep_every == 0:
-            self._save(f"step-{self.step:06d}")
+            with self._averaged():
+                self._save(f"step-{self.step:06d}")
 
     def progress(self) -> float:
         """How much of the training is over, 0 to 1, by whichever limit is nearest."""
         training = self.config.training
         parts = [0.0]
-        if training.early_stopping is not None and self._stale >= training.early_stopping:
+        if self.stopped_early:
             parts.append(1.0)
         if training.max_steps is not None:
             parts.append(self.step / training.max_steps)
@@ -123,6 +134,12 @@ class Trainer:
         if training.max_seconds is not None:
             parts.append(self.seconds / training.max_seconds)
         return min(1.0, max(parts))
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether there were too many validations without a new best."""
+        most = self.config.training.early_stopping
+        return most is not None and self._stale >= most
 
     def describe(self) -> str:
         """The text and the model, in two lines."""
@@ -175,9 +192,14 @@ class Trainer:
         self._smoothed = SMOOTHING * before + (1 - SMOOTHING) * loss
         self._lowest = min(self._lowest, self._smoothed)
         if self._smoothed > self._lowest + JUMP:
-            raise _DivergingError(
+            raise _JumpError(
                 f"the loss has risen from {self._lowest:.2f} to {self._smoothed:.2f} at step {self.step}"
             )
+
+    def _steady(self) -> bool:
+        """Whether there is no sign of a jump: else going back to here might not help."""
+        recent = self._since[-1] if self._since else self._smoothed
+        return self._smoothed <= self._lowest + JUMP / 4 and recent <= self._lowest + 2 * JUMP
 
     def _log(self, metrics: MetricsLog) -> None:
         """A line of metrics that sums up the steps since the last one."""
@@ -201,9 +223,10 @@ class Trainer:
     # ---- what happens now and then ------------------------------------------------------
 
     def _validate_and_save(self, metrics: MetricsLog) -> None:
+        steady = self._steady()
         if self._busy_steps:
             self._log(metrics)
-        with self.average.in_place() if self.average is not None else nullcontext():
+        with self._averaged():
             figures = evaluate(self.model, self.corpus.val)
             if not math.isfinite(figures.loss):
                 raise _DivergingError(f"the validation loss is no longer a finite number at step {self.step}")
@@ -215,8 +238,13 @@ class Trainer:
             metrics.write(**line)
             if best:
                 self._save("best")
-        self._save("last")
+        if steady:
+            self._save("last")
         self.reporter.validated(line, best)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model has the weights that are validated and kept."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _validated(self, loss: float, best: bool) -> None:
         """What follows from a validation loss: the best so far, the plateau schedule, the average."""
@@ -250,16 +278,21 @@ class Trainer:
         write_text(self.directory / "samples" / f"step-{self.step:06d}.txt", text)
         self.reporter.sampled(self.step, text)
 
-    def _roll_back(self, problem: str, metrics: MetricsLog) -> None:
-        """Take up the last checkpoint, at a lower learning rate; DivergedError if that was done too often."""
+    def _roll_back(self, problem: _DivergingError, metrics: MetricsLog) -> None:
+        """Take up the last checkpoint, at a lower learning rate, unless that was done too often."""
         if self.rollbacks >= self.config.training.max_rollbacks:
-            raise self._diverged(problem)
+            if not isinstance(problem, _JumpError):
+                raise self._diverged(problem)
+            self._lowest = self._smoothed
+            self.reporter.notice(f"{problem}: training goes on as it is")
+            return
         count, factor, from_step = self.rollbacks + 1, SLOWER * self._rate_factor, self.step
         last, _ = checkpoint.load(self.directory / "checkpoints" / "last", self.model.ops)
         self.model.parameters.flat[...] = last.parameters.flat
         self.restore()
         self.rollbacks, self._rate_factor = count, factor
-        self._busy_seconds, self._busy_steps, self._validated_at = 0.0, 0, -1
+        self._busy_seconds, self._busy_steps = 0.0, 0
+        self._save("last")  # with the new count and rate
         metrics.cut(self.step)
         self._tick()
         metrics.write(step=self.step, tokens=self.tokens, seconds=round(self.seconds, 3),
@@ -269,15 +302,14 @@ class Trainer:
             f"({count} of {self.config.training.max_rollbacks} times)"
         )
 
-    def _diverged(self, problem: str) -> DivergedError:
-        kept = "nothing was kept, since no validation had been made"
+    def _diverged(self, problem: _DivergingError) -> DivergedError:
+        kept = f"the last good checkpoint is kept in {self.directory / 'checkpoints'}"
         if self.best_val_loss is not None:
             kept = (
                 f"the best checkpoint, of step {self.best_step}, is kept in {self.directory / 'checkpoints'}"
             )
-        return DivergedError(
-            f"{problem}: try a --learning-rate below {self.config.training.learning_rate:g}; {kept}"
-        )
+        rate = self._rate_factor * self.config.training.learning_rate
+        return DivergedError(f"{problem}: try a --learning-rate below {rate:g}; {kept}")
 
     # ---- checkpoints --------------------------------------------------------------------
 
@@ -290,6 +322,7 @@ class Trainer:
             "best_step": self.best_step,
             "losses_since_last_line": self._since,
             "smoothed_loss": [x if x < math.inf else None for x in (self._smoothed, self._lowest)],
+            "validated_at": self._validated_at,
             "validations_since_best": self._stale,
             "learning_rate_factor": self._rate_factor,
             "rollbacks": self.rollbacks,
@@ -298,7 +331,12 @@ class Trainer:
         }
 
     def _save(self, which: str) -> None:
-        """Write a checkpoint; "last", which follows every "best", also holds what resuming needs."""
+        """Write a checkpoint; "last" also holds what resuming needs.
+
+        Raises _DivergingError, and leaves the old one, where a weight is no longer a finite number.
+        """
+        if not math.isfinite(self.model.ops.global_norm(self.model.parameters.flat)):
+            raise _DivergingError(f"the weights are no longer finite numbers at step {self.step}")
         record = self._progress_record()
         card = model_card(self.config, self.corpus, self.model.num_parameters, record)
         training = None
@@ -335,6 +373,7 @@ class Trainer:
             self._smoothed, self._lowest = (
                 math.inf if x is None else float(x) for x in record["smoothed_loss"]
             )
+            self._validated_at = int(record["validated_at"])
             self._stale, self.rollbacks = int(record["validations_since_best"]), int(record["rollbacks"])
             self._rate_factor = float(record["learning_rate_factor"])
             if self.average is not None:
@@ -355,3 +394,7 @@ class Trainer:
 
 class _DivergingError(Exception):
     """Training has gone wrong, as the message says; it may be saved by going back."""
+
+
+class _JumpError(_DivergingError):
+    """The training loss has jumped."""
