@@ -23,10 +23,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     "adamw-ema": {"optimizer": "adamw", "weight_decay": 0.1, "averaging": "ema", "ema_decay": 0.9},
     "sgd-nt-asgd": {
         "optimizer": "sgd",
-        "learning_rate": 30.0,
-        "clip_norm": 10.0,
+        "learning_rate": 20.0,
+        "schedule": "constant",
+        "warmup_steps": 5,
         "averaging": "nt-asgd",
         "average_after": 1,
+        "eval_every": 2,
     },
     "momentum-step": {
         "optimizer": "sgd",
@@ -61,7 +63,8 @@ def bytes_of(directory: Path) -> dict[str, bytes]:
 def test_each_learns_and_resumes_exactly(
     tmp_path: Path, small_config: Config, recipe: str, backend: str
 ) -> None:
-    config = with_training(small_config, **{"eval_every": 10, "max_steps": 50, **RECIPES[recipe]})
+    short = replace(small_config, data=replace(small_config.data, val_fraction=0.02))
+    config = with_training(short, **{"eval_every": 10, "max_steps": 50, **RECIPES[recipe]})
     charlstm.train("coffee", config, out=tmp_path / "whole", backend=backend, quiet=True)
     first = trainer_of(config, tmp_path / "cut", backend)
     assert not first.train(stop=lambda: first.step >= 27)
