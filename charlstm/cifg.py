@@ -67,13 +67,18 @@ def stack_outputs(ops: Ops, first: LayerInput, parameters: Parameters, state: St
 
 
 def stack_backward(
-    ops: Ops, dh: Array, parameters: Parameters, gradients: Parameters, tape: StackTape
-) -> tuple[LayerGradients, State]:
+    ops: Ops,
+    dh: Array,
+    parameters: Parameters,
+    gradients: Parameters,
+    tape: StackTape,
+    state_gradients: bool = True,
+) -> tuple[LayerGradients, State | None]:
     """Back through `stack_forward` from dh (T, B, H), the loss's derivative by the top layer's h.
 
     Writes the gradients of R of every layer and of W and b of all but the first, of W there as well
-    where it has inputs x; returns those of the first layer's input and of the initial state. dh may
-    be overwritten.
+    where it has inputs x; returns those of the first layer's input and, with `state_gradients`, of the
+    initial state. dh may be overwritten.
     """
     B, H = dh.shape[1:]
     dh0, dc0 = [], []
@@ -81,12 +86,16 @@ def stack_backward(
         R, source = parameters[f"cifg.{k}.R"], tape.inputs[k]
         dW = None if source.x is None else gradients[f"cifg.{k}.W"]
         dc_last = ops.zeros((B, H), dh.dtype)
-        layer = ops.layer_backward(dh, dc_last, R, tape.layers[k], source, gradients[f"cifg.{k}.R"], dW)
+        layer = ops.layer_backward(
+            dh, dc_last, R, tape.layers[k], source, gradients[f"cifg.{k}.R"], dW, state_gradients
+        )
         dh0.append(layer.h0)
         dc0.append(layer.c0)
         if k:
             gradients[f"cifg.{k}.b"][...] = layer.table[0, ...]
             dh = layer.x * tape.masks[k - 1] if tape.masks else layer.x
+    if not state_gradients:
+        return layer, None
     return layer, State(ops.xp.stack(dh0[::-1]), ops.xp.stack(dc0[::-1]))
 
 

@@ -21,6 +21,7 @@ def smallest_shards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         for module in (numba_ops, fused_ops):
             monkeypatch.setattr(module, "SMALLEST_PRODUCT", 1)
             monkeypatch.setattr(module, "SMALLEST_LOOP", 1)
+        monkeypatch.setattr(fused_ops, "SMALLEST_PACKED", 1)
 
 
 @pytest.mark.parametrize("H", [1, 7, 16, 100, 257])

@@ -177,6 +177,17 @@ def test_initial_values() -> None:
     assert not np.array_equal(other.parameters.flat, model.parameters.flat)
 
 
+def test_gradients_of_the_state_can_be_left_out(ops: Ops, rng: np.random.Generator) -> None:
+    model = LanguageModel(vocab_size=7, hidden_size=5, num_layers=2, embedding_size=3, backend=ops)
+    x, y = rng.integers(0, 7, (2, 6, 4))
+    loss, whole, _ = model.loss_and_gradients(x, y)
+    same_loss, gradients, _ = model.loss_and_gradients(x, y, state_gradients=False)
+    assert gradients.initial_state is None
+    assert whole.initial_state is not None
+    assert same_loss == loss
+    assert np.array_equal(ops.to_numpy(gradients.flat), ops.to_numpy(whole.flat))
+
+
 def test_gradients_of_two_calls_do_not_share_memory(ops: Ops, rng: np.random.Generator) -> None:
     model = LanguageModel(65, 64, 2, backend=ops)
     tokens = rng.integers(0, 65, (2, 16, 8))

@@ -16,6 +16,7 @@ from .sampling import Array, Sampler, StepWeights
 
 ROWS_AT_ONCE = 160  # of da or of logits, gathered for a product: they must fit the nearest caches
 DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
+SMALLEST_PACKED = 1 << 19  # multiply-adds of a product for which packing pays; fewer are left to BLAS
 
 
 class FusedOps(NumbaOps):
@@ -29,7 +30,7 @@ class FusedOps(NumbaOps):
             out = self.empty((M, N), a.dtype)
         ours = a.dtype == b.dtype == out.dtype and a.dtype.name in DTYPES and out.flags.c_contiguous
         fits = b.shape[0] == K and out.shape == (M, N)  # where it does not, NumPy says so
-        if M * K * N < SMALLEST_PRODUCT or not ours or not fits:
+        if M * K * N < SMALLEST_PACKED or not ours or not fits:
             return super().matmul(a, b, out)
         if a.flags.f_contiguous and not a.flags.c_contiguous:
             self._transposed_product(a.T, np.ascontiguousarray(b), out)
@@ -128,6 +129,7 @@ class FusedOps(NumbaOps):
         source: LayerInput,
         dR: Array,
         dW: Array | None = None,
+        state_gradients: bool = True,
     ) -> LayerGradients:
         whole = _Input.of(source)
         (T, B, H), V = dh.shape, whole.table.shape[0]
@@ -135,12 +137,14 @@ class FusedOps(NumbaOps):
         if V > 1 and V * count > T * B:  # tables for all threads would be larger than all of da
             da = self.zeros((T * B, R.shape[1]), dh.dtype)
             own_rows = whole._replace(table=da, ids=_numbers(T, B))
-            dx, dh0, dc0 = self._backward(dh, dc_last, R, tape, own_rows, [da] * count, dR, dW)
+            dx, dh0, dc0 = self._backward(
+                dh, dc_last, R, tape, own_rows, [da] * count, dR, dW, state_gradients
+            )
             dtable = self.zeros(whole.table.shape, dh.dtype)
             self.scatter_add_rows(dtable, whole.ids.reshape(-1), da)
         else:
             tables = [self.zeros(whole.table.shape, dh.dtype) for _ in range(count)]
-            dx, dh0, dc0 = self._backward(dh, dc_last, R, tape, whole, tables, dR, dW)
+            dx, dh0, dc0 = self._backward(dh, dc_last, R, tape, whole, tables, dR, dW, state_gradients)
             dtable = tables[0]
             for table in tables[1:]:
                 dtable += table
@@ -156,8 +160,9 @@ class FusedOps(NumbaOps):
         tables: list[Array],
         dR: Array,
         dW: Array | None,
-    ) -> tuple[Array, Array, Array]:
-        """dx, dh0 and dc0; writes dR and dW, adds to `tables`, of which each thread has its own."""
+        state_gradients: bool = True,
+    ) -> tuple[Array, Array | None, Array]:
+        """dx, dh0 (None without `state_gradients`) and dc0; writes dR and dW, adds to `tables`, of which each thread has its own."""
         (T, B, H), D, V = dh.shape, source.x.shape[2], source.table.shape[0]
         states = [(tape.h, (T + 1, B, H)), (tape.c, (T + 1, B, H)), (tape.gates, (T, B, 3 * H))]
         weights = [(R, (H, 3 * H)), (dR, (H, 3 * H)), (source.W, (D, 3 * H))]
@@ -171,7 +176,8 @@ class FusedOps(NumbaOps):
         R, h, c, gates = (np.ascontiguousarray(array) for array in (R, *tape))
         # a thread has done with dh_t when it writes dx_t
         in_place = D == H and dh.flags.writeable
-        dx, dh0 = dh if in_place else self.empty((T, B, D), dh.dtype), np.empty_like(dc)
+        dx = dh if in_place else self.empty((T, B, D), dh.dtype)
+        dh0 = np.empty_like(dc) if state_gradients else None
         R_panels = self._panels(R.T, recurrence.UNITS)
         W_panels = self._panels(source.W.T, products.VECTORS)
         smallest = self._smallest_batch(T, H, D)
@@ -191,9 +197,10 @@ class FusedOps(NumbaOps):
             recurrence.backward(
                 dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx, *own, da, *room, s, e
             )  # fmt: skip
-            np.matmul(da[-1], R.T, out=dh0[s:e])
+            if dh0 is not None:
+                np.matmul(da[-1], R.T, out=dh0[s:e])
 
-        self._shards.run(shard, B, smallest, blas=True)
+        self._shards.run(shard, B, smallest, blas=state_gradients)
         for parts in zip(*sums, strict=True):
             self._add_up(parts)
         return dx, dh0, dc

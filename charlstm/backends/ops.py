@@ -60,7 +60,7 @@ class LayerGradients(NamedTuple):
 
     table: Array  # (V, 3H)
     x: Array | None  # (T, B, D)
-    h0: Array  # (B, H)
+    h0: Array | None  # (B, H); None where it was not asked for
     c0: Array  # (B, H)
 
 
@@ -187,9 +187,10 @@ class Ops:
         source: LayerInput,
         dR: Array,
         dW: Array | None = None,
+        state_gradients: bool = True,
     ) -> LayerGradients:
         """Back through `layer_forward`; dh and dc_last as in `cifg_backward`; dh may be
-        overwritten, and become the gradient by x.
+        overwritten, and become the gradient by x. Without `state_gradients` that by h0 may be left out.
 
         Writes the gradients of R and, where there are inputs x, of W over dR (H, 3H) and dW (D, 3H),
         both C-contiguous.

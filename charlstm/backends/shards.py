@@ -56,6 +56,10 @@ class ShardPool:
         is that of the caller in all of them.
         """
         (start, stop), *others = self.parts(n, smallest)
+        if not others:
+            with _ONE_AT_A_TIME, self._blas.limit(limits=1, user_api="blas") if blas else nullcontext():
+                function(start, stop)
+            return
         errors: list[BaseException] = []
 
         def shard(start: int, stop: int) -> None:

@@ -23,8 +23,8 @@ Emit = Literal["every", "last"]
 class Gradients(ParameterBuffer):
     """Gradients by parameter name, beside those of what went into the network."""
 
-    initial_state: State
-    """Gradient of the initial state: h and c, (L, B, H)."""
+    initial_state: State | None
+    """Gradient of the initial state: h and c, (L, B, H); None where it was not asked for."""
     inputs: Array | None = None
     """Gradient of the feature vectors, (T, B, D); None for tokens."""
 
@@ -143,7 +143,12 @@ class CIFGModel:
     # ---- loss and gradients -------------------------------------------------------------
 
     def loss_and_gradients(
-        self, x: Any, targets: Any, state: State | None = None, dropout_seed: Sequence[int] | None = None
+        self,
+        x: Any,
+        targets: Any,
+        state: State | None = None,
+        dropout_seed: Sequence[int] | None = None,
+        state_gradients: bool = True,
     ) -> tuple[float, Gradients, State]:
         """Mean loss in nats, its gradients, and the carried state.
 
@@ -151,6 +156,7 @@ class CIFGModel:
         targets  (T, B) below V, or (B,) where the network emits at the last step only
         state    to start from (zeros if None); no gradient flows back into what made it
         dropout_seed  draws the dropout masks, the same on every backend; None: new ones each call
+        state_gradients  False leaves out the gradients of the initial state, which training throws away
 
         Raises ValueError for shapes that do not fit, tokens or targets out of range, empty input.
         """
@@ -164,7 +170,9 @@ class CIFGModel:
             self._emitting(tape.top), *self._head(self.parameters), goals, *self._head(gradients)
         )
         dh = self._to_all_steps(drows, T, B)
-        layer, gradients.initial_state = stack_backward(ops, dh, self.parameters, gradients, tape)
+        layer, gradients.initial_state = stack_backward(
+            ops, dh, self.parameters, gradients, tape, state_gradients
+        )
         tokens = x if self.input_size is None else None
         inputs.input_backward(ops, layer, tokens, self.parameters, gradients)
         if self.input_size is not None:

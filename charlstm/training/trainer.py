@@ -169,7 +169,7 @@ class Trainer:
         batch = self.batches[self.step]
         state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
         loss, gradients, self.state = self.model.loss_and_gradients(
-            batch.x, batch.y, state, dropout_seed=(training.seed, self.step)
+            batch.x, batch.y, state, dropout_seed=(training.seed, self.step), state_gradients=False
         )
         norm = ops.global_norm(gradients.flat)
         if not math.isfinite(loss) or not math.isfinite(norm):
