@@ -162,7 +162,10 @@ class FusedOps(NumbaOps):
         dW: Array | None,
         state_gradients: bool = True,
     ) -> tuple[Array, Array | None, Array]:
-        """dx, dh0 (None without `state_gradients`) and dc0; writes dR and dW, adds to `tables`, of which each thread has its own."""
+        """dx, dh0 (None without `state_gradients`) and dc0.
+
+        Writes dR and dW, and adds to `tables`, of which each thread has its own.
+        """
         (T, B, H), D, V = dh.shape, source.x.shape[2], source.table.shape[0]
         states = [(tape.h, (T + 1, B, H)), (tape.c, (T + 1, B, H)), (tape.gates, (T, B, 3 * H))]
         weights = [(R, (H, 3 * H)), (dR, (H, 3 * H)), (source.W, (D, 3 * H))]
