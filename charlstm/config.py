@@ -18,6 +18,8 @@ from typing import Any, Literal, TypeVar
 from .errors import UsageError
 
 C = TypeVar("C")
+OnUnknown = Literal["error", "skip", "replace"]
+Normalization = Literal["none", "NFC", "NFD", "NFKC", "NFKD"]
 DEFAULT_SECONDS = 60.0  # of training, where no limit is given
 
 
@@ -97,6 +99,18 @@ class DataConfig:
     """A text file, or coffee: the corpus that comes with charlstm."""
     encoding: str = "utf-8"
     """The file's text encoding, such as latin-1."""
+    tokenizer: Literal["characters", "ascii", "bytes", "words", "pretokenized", "bpe"] = "characters"
+    """What the text is cut into: characters; the 128 of ASCII; bytes, of any file at all; words by simple rules for
+    English, in lower case; words as the text has them, between spaces, for texts that were tokenized before; or
+    byte pairs (pip install "charlstm[bpe]"). Line ends become the token <eos> among words."""
+    vocab_size: int | None = None
+    """bpe: tokens to learn [default: 2048]. words, pretokenized: at most this many, the most frequent."""
+    min_count: int | None = None
+    """words, pretokenized: a word that occurs less often becomes <unk>. [default: 2 for words, 1 for pretokenized]"""
+    normalize: Normalization = "none"
+    """Unicode normalization of the text, and of prompts."""
+    on_unknown: OnUnknown = "error"
+    """What to do with characters outside of a vocabulary that is not the text's own."""
     val_fraction: float = 0.1
     """Share of the text, at its end, that validates."""
     batch_size: int = 32

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .cifg import State
+from .data import Tokenizer
 from .errors import DataError
 from .model import CIFGModel
 
@@ -27,6 +28,8 @@ class Evaluation:
     """The largest posterior at each step, averaged."""
     tokens: int
     """Tokens predicted: all of the text but the first."""
+    characters: int
+    """How many characters these stand for."""
 
     @property
     def perplexity(self) -> float:
@@ -34,8 +37,8 @@ class Evaluation:
 
     @property
     def bits_per_char(self) -> float:
-        """For tokens that are characters."""
-        return self.loss / math.log(2)
+        """The same measure whatever the tokens are (where words were replaced, of the text that is left)."""
+        return self.loss / math.log(2) * self.tokens / max(1, self.characters)
 
     def to_dict(self) -> dict[str, float]:
         return {
@@ -47,8 +50,12 @@ class Evaluation:
         }
 
 
-def evaluate(model: CIFGModel, tokens: np.ndarray, streams: int = STREAMS) -> Evaluation:
+def evaluate(
+    model: CIFGModel, tokens: np.ndarray, streams: int = STREAMS, tokenizer: Tokenizer | None = None
+) -> Evaluation:
     """Predict every token but the first from those that precede it; tokens (N,), N at least 2.
+
+    The tokenizer tells how many characters they stand for; without one each is a character.
 
     The state is carried. To use the machine's width the text is cut into up to `streams` pieces,
     read side by side; each is preceded by 128 tokens that are read but not counted, so that it
@@ -73,7 +80,8 @@ def evaluate(model: CIFGModel, tokens: np.ndarray, streams: int = STREAMS) -> Ev
     if B * length < N:  # what the last piece is longer than the others
         last = State(state.h[:, -1:, ...], state.c[:, -1:, ...])
         _count(model, tokens, np.array([B * length]), N - B * length, last, totals)
-    return Evaluation(float(totals[0] / N), float(totals[1] / N), N)
+    characters = N if tokenizer is None else tokenizer.characters(tokens[1:])
+    return Evaluation(float(totals[0] / N), float(totals[1] / N), N, characters)
 
 
 def _columns(tokens: np.ndarray, starts: np.ndarray, T: int) -> np.ndarray:

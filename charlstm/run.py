@@ -12,8 +12,8 @@ import numpy as np
 
 from . import checkpoint
 from .backends import Ops
-from .config import Config, DataConfig, SamplingConfig, from_dict
-from .data import CharacterTokenizer, Corpus, OnUnknown
+from .config import Config, DataConfig, OnUnknown, SamplingConfig, from_dict
+from .data import Corpus, Tokenizer
 from .errors import CheckpointError, DataError, UsageError
 from .evaluation import Evaluation, evaluate
 from .generation import generate_many
@@ -26,7 +26,7 @@ Which = Literal["best", "last"]
 class Run:
     """What `charlstm.train` and `charlstm.load` return."""
 
-    def __init__(self, directory: Path, model: CIFGModel, tokenizer: CharacterTokenizer) -> None:
+    def __init__(self, directory: Path, model: CIFGModel, tokenizer: Tokenizer) -> None:
         self.directory, self.model, self.tokenizer = directory, model, tokenizer
 
     def __repr__(self) -> str:
@@ -36,6 +36,11 @@ class Run:
     def config(self) -> Config:
         """The configuration that the run was started with."""
         return Config.from_toml(self.directory / "config.toml")
+
+    @property
+    def data_config(self) -> DataConfig:
+        """How the run reads its text; the defaults for a model directory of its own."""
+        return self.config.data if (self.directory / "config.toml").is_file() else DataConfig()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -68,11 +73,12 @@ class Run:
         *,
         split: Split = "val",
         encoding: str | None = None,
-        on_unknown: OnUnknown = "error",
+        on_unknown: OnUnknown | None = None,
     ) -> Evaluation:
         """Loss, perplexity and more on a part of a text; by default the one it was trained on.
 
-        Raises DataError where that text has changed since, or holds unknown characters.
+        Raises DataError where that text has changed since, or holds unknown characters (unless
+        `on_unknown`, or else the run's configuration, says what to do with these).
         """
         corpus = (
             data if isinstance(data, Corpus) else self.corpus(data, encoding=encoding, on_unknown=on_unknown)
@@ -82,25 +88,24 @@ class Run:
         if split not in ("train", "val", "all"):
             raise UsageError(f"split must be train, val or all, not {split!r}")
         if split == "all":
-            return evaluate(self.model, np.concatenate((corpus.train, corpus.val)))
-        return evaluate(self.model, corpus.val if split == "val" else corpus.train)
+            tokens = np.concatenate((corpus.train, corpus.val))
+        else:
+            tokens = corpus.val if split == "val" else corpus.train
+        return evaluate(self.model, tokens, tokenizer=self.tokenizer)
 
     def corpus(
         self,
         data: str | Path | None = None,
         *,
         encoding: str | None = None,
-        on_unknown: OnUnknown = "error",
+        on_unknown: OnUnknown | None = None,
     ) -> Corpus:
         """A text in this model's vocabulary, cut as the run's own; by default the run's own.
 
-        Its encoding is the run's unless named. Raises DataError as `evaluate`.
+        Its encoding and `on_unknown` are the run's unless named. Raises DataError as `evaluate`.
         """
-        if (self.directory / "config.toml").is_file():
-            config = self.config.data
-        elif data is not None:  # a model directory of its own
-            config = DataConfig()
-        else:
+        config = self.data_config
+        if data is None and not (self.directory / "config.toml").is_file():
             raise DataError(f"{self.directory} does not say what it was trained on: name a text with --data")
         if data is not None:
             config = replace(config, data=str(data))

@@ -16,7 +16,7 @@ def evaluate(
     split: Split = "val",
     data: str | None = None,
     encoding: str | None = None,
-    on_unknown: Unknown = "error",
+    on_unknown: Unknown | None = None,
     which: Which = "best",
     backend: Backend = "auto",
     threads: Threads = None,
@@ -45,7 +45,7 @@ def evaluate(
     """
     loaded = load(run, backend, which=which, threads=threads)
     corpus = loaded.corpus(data, encoding=encoding, on_unknown=on_unknown)
-    tell_unknown(loaded.tokenizer, corpus.unknown, on_unknown)
+    tell_unknown(loaded.tokenizer, corpus.unknown, on_unknown or loaded.data_config.on_unknown)
     figures = loaded.evaluate(corpus, split=split)
     if json_output:
         print(json.dumps(figures.to_dict()))

@@ -52,7 +52,7 @@ def train(
     quiet: Annotated[bool, Parameter(negative="")] = False,
     json_output: Json = False,
 ) -> int:
-    """Train a character language model.
+    """Train a language model.
 
     ```
     charlstm train                                # the embedded corpus, one minute
@@ -196,7 +196,8 @@ def _report(trainer: Trainer, reporter: Reporter, json_output: bool) -> None:
 
 def _closing(trainer: Trainer) -> str:
     directory, best = trainer.directory, trainer.best_val_loss or 0.0
-    lines = [f"best validation loss: {in_nats(best)} nats per character, at step {trainer.best_step:,}"]
+    unit = trainer.corpus.tokenizer.unit
+    lines = [f"best validation loss: {in_nats(best)} nats per {unit}, at step {trainer.best_step:,}"]
     if trainer.corpus.entropy is not None:
         lines.append(
             f"that is {in_nats(best - trainer.corpus.entropy)} above {trainer.corpus.entropy:.4f}, "

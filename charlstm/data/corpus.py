@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import DataConfig
+from ..config import DataConfig, OnUnknown
 from ..errors import DataError
 from . import coffee
-from .tokenizer import CharacterTokenizer, OnUnknown
+from .characters import CharacterTokenizer
+from .tokenizer import Tokenizer, make_tokenizer, tokenizer_class
 
 EMBEDDED = {"coffee": coffee.text}
 SHORTEST = 4  # tokens: two to train on and two to validate with
@@ -23,7 +24,7 @@ class Corpus:
     """Token ids of a text, cut in two; make one with `load` or `from_text`."""
 
     name: str
-    tokenizer: CharacterTokenizer
+    tokenizer: Tokenizer
     train: np.ndarray  # (N,) unsigned
     val: np.ndarray  # (N,) unsigned
     sha256: str  # of the whole text in UTF-8
@@ -37,7 +38,7 @@ class Corpus:
         *,
         name: str = "text",
         val_fraction: float = DataConfig.val_fraction,
-        tokenizer: CharacterTokenizer | None = None,
+        tokenizer: Tokenizer | None = None,
         on_unknown: OnUnknown = "error",
         entropy: float | None = None,
     ) -> Corpus:
@@ -50,15 +51,13 @@ class Corpus:
             raise DataError(f"{name} is empty: give a text to learn from")
         if tokenizer is None:
             tokenizer = CharacterTokenizer.from_text(text)
-            if len(tokenizer) == 1:
-                raise DataError(
-                    f"{name} holds no character but {tokenizer.vocabulary[0]!r}: there is nothing to predict"
-                )
+        if len(tokenizer) == 1:
+            raise DataError(f"{name} holds no character but {text[0]!r}: there is nothing to predict")
         ids = tokenizer.encode(text, on_unknown)
-        unknown = Counter() if on_unknown == "error" else tokenizer.unknown(text)
+        unknown = Counter() if tokenizer.policy(on_unknown) == "error" else tokenizer.unknown(text)
         if len(ids) < SHORTEST:
             raise DataError(
-                f"{name} is too short: {len(ids)} known characters, at least {SHORTEST} are needed"
+                f"{name} is too short: {len(ids)} known {tokenizer.unit}s, at least {SHORTEST} are needed"
             )
         train = min(max(2, int(len(ids) * (1 - val_fraction))), len(ids) - 2)
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -68,21 +67,31 @@ class Corpus:
     def load(
         cls,
         config: DataConfig,
-        tokenizer: CharacterTokenizer | None = None,
-        on_unknown: OnUnknown = "error",
+        tokenizer: Tokenizer | None = None,
+        on_unknown: OnUnknown | None = None,
     ) -> Corpus:
-        """The corpus that a configuration names: an embedded one, else a file (./coffee is a file)."""
+        """The corpus that a configuration names: an embedded one, else a file (./coffee is a file).
+
+        The tokenizer is made as the configuration says, unless one is given; so is `on_unknown`.
+        """
         embedded = config.data in EMBEDDED
-        text = EMBEDDED[config.data]() if embedded else read_text(Path(config.data), config.encoding)
+        errors = (tokenizer or tokenizer_class(config.tokenizer)).decoding_errors
+        text = EMBEDDED[config.data]() if embedded else read_text(Path(config.data), config.encoding, errors)
+        if tokenizer is None and text:
+            tokenizer = make_tokenizer(config, [text])
+        known = embedded and tokenizer is not None and tokenizer.unit == "character"
         return cls.from_text(
             text, name=config.data if embedded else Path(config.data).name, val_fraction=config.val_fraction,
-            tokenizer=tokenizer, on_unknown=on_unknown,
-            entropy=coffee.entropy_per_character() if embedded else None,
+            tokenizer=tokenizer, on_unknown=config.on_unknown if on_unknown is None else on_unknown,
+            entropy=coffee.entropy_per_character() if known else None,
         )  # fmt: skip
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """A file's text as it stands, line ends included, without a byte order mark."""
+def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """A file's text as it stands, line ends included, without a byte order mark.
+
+    With errors="surrogateescape" any bytes are text, the mark and NUL characters included.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -93,7 +102,7 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     try:
-        text = content.decode(encoding)
+        text = content.decode(encoding, errors)
     except LookupError:
         raise DataError(f"unknown encoding {encoding!r}: try utf-8 or latin-1") from None
     except (UnicodeError, ValueError) as error:
@@ -102,6 +111,8 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         raise DataError(
             f"{path} is not {encoding} text ({where}): name its encoding, such as --encoding {known}"
         ) from None
+    if errors == "surrogateescape":
+        return text
     if "\0" in text and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
         raise DataError(
             f"{path} holds NUL characters, so it is binary or of another encoding: try --encoding utf-16, "

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..backends import Ops, get_ops
 from ..checkpoint import read_json
-from ..config import Config, TrainingConfig
+from ..config import Config, OnUnknown, TrainingConfig
 from ..data import EMBEDDED, Corpus, fit_to
 from ..errors import CheckpointError, DataError, UsageError
 from ..model import CIFGModel
@@ -115,7 +115,7 @@ def prepare(
     fitted = fit_to(len(corpus.train), config.data)
     if fitted != config.data:
         reporter.notice(
-            f"{corpus.name} has only {len(corpus.train):,} training characters: "
+            f"{corpus.name} has only {len(corpus.train):,} training {corpus.tokenizer.unit}s: "
             f"batch size {fitted.batch_size} and sequence length {fitted.seq_len} in place of "
             f"{config.data.batch_size} and {config.data.seq_len}"
         )
@@ -174,7 +174,8 @@ def reopen(
     threads = threads if threads is not None else started.get("threads")
     run = load(directory, get_ops(backend, threads), which="last")
     if corpus is None:  # skipping: new characters show in the text's hash
-        corpus = Corpus.load(config.data, run.tokenizer, "skip")
+        skipping: OnUnknown = "replace" if config.data.on_unknown == "replace" else "skip"
+        corpus = Corpus.load(config.data, run.tokenizer, skipping)
     trainer = Trainer(run.model, corpus, config, directory, reporter if reporter is not None else Reporter())
     trainer.restore()
     if trainer.progress() >= 1:

@@ -177,24 +177,24 @@ def save_figure(figure: Any, path: Path) -> Path:
 def model_card(config: Config, corpus: Corpus, parameters: int, progress: dict[str, Any]) -> str:
     """README.md of a checkpoint and of a run, filled in from what was measured."""
     best = progress.get("best_val_loss")
-    model = config.model
+    model, unit = config.model, corpus.tokenizer.unit
     result = (
         "not yet validated"
         if best is None
-        else f"{in_nats(best)} nats per character (step {progress['best_step']})"
+        else f"{in_nats(best)} nats per {unit} (step {progress['best_step']})"
     )
     return f"""---
 library_name: charlstm
 pipeline_tag: text-generation
-tags: [lstm, cifg, character-level]
+tags: [lstm, cifg, {unit}-level]
 ---
 # A CIFG-LSTM language model of {corpus.name}
 
 - {parameters:,} parameters: {model.num_layers} layers of {model.hidden_size} units, \
-{len(corpus.tokenizer)} characters, {model.dtype}
-- trained on {len(corpus.train):,} characters, validated on the {len(corpus.val):,} that follow them
+{len(corpus.tokenizer)} {unit}s, {model.dtype}
+- trained on {len(corpus.train):,} {unit}s, validated on the {len(corpus.val):,} that follow them
 - best validation loss: {result}
-- after {progress["step"]:,} steps, {progress["tokens"]:,} characters read, {progress["seconds"]:.0f} s
+- after {progress["step"]:,} steps, {progress["tokens"]:,} {unit}s read, {progress["seconds"]:.0f} s
 - SHA-256 of the text: {corpus.sha256}
 
     charlstm generate DIRECTORY --prompt "..."

@@ -145,7 +145,7 @@ class Trainer:
         """The text and the model, in two lines."""
         model, corpus, data = self.model, self.corpus, self.config.data
         return (
-            f"{corpus.name}: {len(corpus.train):,} characters train, {len(corpus.val):,} validate, "
+            f"{corpus.name}: {len(corpus.train):,} {corpus.tokenizer.unit}s train, {len(corpus.val):,} validate, "
             f"{len(corpus.tokenizer)} distinct\n"
             f"{model.num_parameters:,} parameters: {model.config.num_layers} layers of "
             f"{model.config.hidden_size}, batches of {data.batch_size} x {data.seq_len}, "
