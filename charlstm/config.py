@@ -96,7 +96,9 @@ class DataConfig:
     """The text and how it is cut."""
 
     data: str = "coffee"
-    """A text file, or coffee: the corpus that comes with charlstm."""
+    """What to learn: a text file, a directory of them, a glob such as 'texts/*.txt', any of these as .gz,
+    - for stdin, an http(s) address, or a name: coffee (comes with charlstm), tinyshakespeare, shakespeare,
+    wikitext-2 (downloaded once). A directory with files named train*, valid* and test* gives these parts."""
     encoding: str = "utf-8"
     """The file's text encoding, such as latin-1."""
     tokenizer: Literal["characters", "ascii", "bytes", "words", "pretokenized", "bpe"] = "characters"
@@ -112,19 +114,49 @@ class DataConfig:
     on_unknown: OnUnknown = "error"
     """What to do with characters outside of a vocabulary that is not the text's own."""
     val_fraction: float = 0.1
-    """Share of the text, at its end, that validates."""
+    """Share of the text, at its end, that validates; 0: nothing does, and "best" is the last checkpoint."""
+    test_fraction: float = 0.0
+    """Share of the text, at its very end, that neither trains nor validates: evaluate --split test."""
+    val_data: str | None = None
+    """A text of its own to validate with."""
+    test_data: str | None = None
+    """A text of its own to test with."""
+    split: Literal["contiguous", "windows"] = "contiguous"
+    """windows: not the end of the text validates, but val_fraction of all its overlapping windows of
+    seq_len + 1 tokens, drawn at random. Almost all that then validates is trained on as well: use it only to
+    compare with figures that were measured so."""
+    split_seed: int = 0
+    """Seed of --split windows."""
+    batches: Literal["streams", "windows"] = "streams"
+    """What a step reads: streams, the next piece of each of batch_size parts of the text, with their states
+    carried on; or windows, from anywhere in the text, with a zero state (always so with --split windows)."""
+    window_stride: int = 1
+    """Tokens from the start of one window to that of the next."""
     batch_size: int = 32
-    """Streams of text that are read side by side (B)."""
+    """Streams or windows of text that are read side by side (B)."""
     seq_len: int = 32
-    """Tokens of each stream in one training step (T)."""
+    """Tokens of each of them in one training step (T)."""
+    max_val_tokens: int = 2_000_000
+    """While training, validate with at most this many tokens: the first, or windows at random."""
 
     def __post_init__(self) -> None:
         _check_types(self)
         if not self.data:
             raise UsageError("data must name a text file or a corpus")
-        _positive(self, "batch_size", "seq_len")
-        if not 0 < self.val_fraction < 1:
-            raise UsageError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}")
+        _positive(self, "batch_size", "seq_len", "window_stride", "max_val_tokens")
+        _shares(self, "val_fraction", "test_fraction")
+        _not_negative(self, "split_seed")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise UsageError("val_fraction and test_fraction must leave something to train on")
+        if "-" in (self.val_data, self.test_data):
+            raise UsageError("only data can be -, stdin")
+        if self.split == "windows" and self.val_data is not None:
+            raise UsageError("split windows validates with windows of data: leave val_data out")
+
+    @property
+    def reads_windows(self) -> bool:
+        """Whether training reads windows."""
+        return "windows" in (self.split, self.batches)
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from . import checkpoint
 from .backends import Ops
 from .config import Config, DataConfig, OnUnknown, SamplingConfig, from_dict
-from .data import Corpus, Tokenizer
+from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, evaluate, pooled
 from .generation import generate_many
 from .model import CIFGModel
 
-Split = Literal["train", "val", "all"]
+Split = Literal["train", "val", "test", "all"]
 Which = Literal["best", "last"]
 
 
@@ -40,7 +38,10 @@ class Run:
     @property
     def data_config(self) -> DataConfig:
         """How the run reads its text; the defaults for a model directory of its own."""
-        return self.config.data if (self.directory / "config.toml").is_file() else DataConfig()
+        if not (self.directory / "config.toml").is_file():
+            return DataConfig()
+        config = self.config.data  # of a text from stdin the run keeps a copy
+        return replace(config, data=str(self.directory / KEPT_STDIN)) if config.data == STDIN else config
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -74,9 +75,12 @@ class Run:
         split: Split = "val",
         encoding: str | None = None,
         on_unknown: OnUnknown | None = None,
+        windows: bool = False,
     ) -> Evaluation:
         """Loss, perplexity and more on a part of a text; by default the one it was trained on.
 
+        The state is carried through the part. With `windows`, and on what trains and validates in a run
+        with split="windows", each window of seq_len tokens is predicted from a zero state.
         Raises DataError where that text has changed since, or holds unknown characters (unless
         `on_unknown`, or else the run's configuration, says what to do with these).
         """
@@ -85,13 +89,11 @@ class Run:
         )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
-        if split not in ("train", "val", "all"):
-            raise UsageError(f"split must be train, val or all, not {split!r}")
-        if split == "all":
-            tokens = np.concatenate((corpus.train, corpus.val))
-        else:
-            tokens = corpus.val if split == "val" else corpus.train
-        return evaluate(self.model, tokens, tokenizer=self.tokenizer)
+        parts = _parts(corpus, self.data_config, split)
+        if windows:
+            T, stride = self.data_config.seq_len, self.data_config.window_stride
+            parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
+        return pooled([evaluate(self.model, part, tokenizer=self.tokenizer) for part in parts])
 
     def corpus(
         self,
@@ -108,7 +110,7 @@ class Run:
         if data is None and not (self.directory / "config.toml").is_file():
             raise DataError(f"{self.directory} does not say what it was trained on: name a text with --data")
         if data is not None:
-            config = replace(config, data=str(data))
+            config = replace(config, data=str(data), val_data=None, test_data=None)
         if encoding is not None:
             config = replace(config, encoding=encoding)
         corpus = Corpus.load(config, self.tokenizer, on_unknown)
@@ -124,6 +126,18 @@ class Run:
             return str(checkpoint.read_json(self.directory / "env.json")["text"]["sha256"])
         except (KeyError, TypeError):
             raise CheckpointError(f"{self.directory / 'env.json'} does not name the run's text") from None
+
+
+def _parts(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+    if split not in ("train", "val", "test", "all"):
+        raise UsageError(f"split must be train, val, test or all, not {split!r}")
+    if split == "all":
+        whole = (corpus.train, corpus.val, corpus.test) if corpus.whole is None else (corpus.whole,)
+        return [tokens for tokens in whole if len(tokens)]
+    part = part_of(corpus, config, split)
+    if part is None:
+        raise DataError(f"{corpus.name} has no {split} part: name another --split")
+    return [part]
 
 
 def load(

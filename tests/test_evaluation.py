@@ -59,7 +59,7 @@ def test_splits_and_other_texts(small_run: charlstm.Run, tmp_path) -> None:  # t
 
 def test_names_that_are_none(small_run: charlstm.Run) -> None:
     with pytest.raises(charlstm.UsageError, match="split must be"):
-        small_run.evaluate(split="test")  # type: ignore[arg-type]
+        small_run.evaluate(split="tests")  # type: ignore[arg-type]
     with pytest.raises(charlstm.UsageError, match="which must be"):
         charlstm.load(small_run.directory, which="first")  # type: ignore[arg-type]
 

@@ -64,8 +64,8 @@ def train(
     charlstm train --data new.txt --init-from runs/mine --extend-vocab --learning-rate 0.001
     ```
 
-    The first 90 % of the text train, the rest validates. Ctrl-C finishes the step, saves, and
-    prints the command that goes on; a second one stops at once. "best" marks the lowest
+    Unless options say otherwise, the first 90 % of the text train, the rest validates. Ctrl-C finishes
+    the step, saves, and prints the command that goes on; a second one stops at once. "best" marks the lowest
     validation loss so far, in nats per character: a uniform guess has log(distinct characters).
 
     Parameters
@@ -195,10 +195,12 @@ def _report(trainer: Trainer, reporter: Reporter, json_output: bool) -> None:
 
 
 def _closing(trainer: Trainer) -> str:
-    directory, best = trainer.directory, trainer.best_val_loss or 0.0
+    directory, best = trainer.directory, trainer.best_val_loss
     unit = trainer.corpus.tokenizer.unit
-    lines = [f"best validation loss: {in_nats(best)} nats per {unit}, at step {trainer.best_step:,}"]
-    if trainer.corpus.entropy is not None:
+    lines = ["nothing validated: best is the last checkpoint"]
+    if best is not None:
+        lines = [f"best validation loss: {in_nats(best)} nats per {unit}, at step {trainer.best_step:,}"]
+    if best is not None and trainer.corpus.entropy is not None:
         lines.append(
             f"that is {in_nats(best - trainer.corpus.entropy)} above {trainer.corpus.entropy:.4f}, "
             f"the entropy of this made-up language:\nno model can do better than that"
