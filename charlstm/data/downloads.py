@@ -107,8 +107,13 @@ def _fetch(url: str, path: Path, sha256: str | None) -> Path:
 
 
 def _advice(url: str, path: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    return f"{url} cannot be downloaded: {reason[:200]}; get the file by other means and put it at {path}"
+    cause: BaseException = (
+        error  # the first in the chain names the fault, the last the classes it went through
+    )
+    while (before := cause.__cause__ or cause.__context__) is not None:
+        cause = before
+    reason = " ".join(str(cause).split())
+    return f"{url} cannot be downloaded ({reason[:200]}): get the file by other means and put it at {path}"
 
 
 def _sha256(path: Path) -> str:

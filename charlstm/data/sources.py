@@ -282,7 +282,7 @@ def _directory(path: Path, encoding: str, errors: str) -> dict[str, list[TextFil
         raise DataError(f"{path} holds no text: {why} (hidden files do not count)")
     if left_out := [file.path.name for file in files if file not in texts]:
         shown = ", ".join(left_out[:3]) + (f" and {len(left_out) - 3} more" if len(left_out) > 3 else "")
-        _log.warning("%s: %d files are no %s text and left out: %s", path, len(left_out), encoding, shown)
+        _log.warning("%s: left out, since it is no %s text: %s", path, encoding, shown)
     return {"train": texts}
 
 

@@ -52,10 +52,11 @@ class Permutation:
 
 
 def _mixed(x: np.ndarray, key: np.uint64) -> np.ndarray:
-    x = x + key  # arrays wrap around without a warning
+    x = x + key  # wraps around, without a warning in arrays
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
 
 
 class Windows:

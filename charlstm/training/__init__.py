@@ -183,7 +183,7 @@ def _tell_validation(corpus: Corpus, config: Config, reporter: Reporter) -> None
     if predicted > data.max_val_tokens:
         reporter.notice(
             f"each validation reads {data.max_val_tokens:,} of {predicted:,} {corpus.tokenizer.unit}s "
-            f"(--max-val-tokens), evaluate all of them"
+            f"(--max-val-tokens); evaluate reads all"
         )
     if isinstance(val, Windows):
         reporter.notice(
@@ -206,7 +206,7 @@ def _lasting(data: str | Path | Corpus, config: DataConfig) -> DataConfig:
 def _lasting_name(data: str) -> str:
     known = data == STDIN or data in names() or "://" in data
     named = data if known else os.path.abspath(data)
-    if os.path.exists(named):
+    if os.path.isfile(named) or os.path.isdir(named):
         named = str(Path(named).resolve())
     try:
         named.encode()
