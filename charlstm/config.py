@@ -143,7 +143,8 @@ class DataConfig:
         _check_types(self)
         if not self.data:
             raise UsageError("data must name a text file or a corpus")
-        _positive(self, "batch_size", "seq_len", "window_stride", "max_val_tokens")
+        _positive(self, "batch_size", "seq_len", "window_stride", "max_val_tokens", "vocab_size", "min_count")
+        self._check_vocabulary()
         _shares(self, "val_fraction", "test_fraction")
         _not_negative(self, "split_seed")
         if self.val_fraction + self.test_fraction >= 1:
@@ -157,6 +158,20 @@ class DataConfig:
     def reads_windows(self) -> bool:
         """Whether training reads windows."""
         return "windows" in (self.split, self.batches)
+
+    def _check_vocabulary(self) -> None:
+        among_words = self.tokenizer in ("words", "pretokenized")
+        if self.min_count is not None and not among_words:
+            raise UsageError(f"min_count is an option of words and pretokenized, not of {self.tokenizer}")
+        if self.vocab_size is None:
+            return
+        if not among_words and self.tokenizer != "bpe":
+            raise UsageError(f"the vocabulary of {self.tokenizer} has no vocab_size to choose")
+        least = 3 if among_words else 257
+        if self.vocab_size < least:
+            raise UsageError(
+                f"vocab_size must be at least {least} for {self.tokenizer}, not {self.vocab_size}"
+            )
 
 
 @dataclass(frozen=True)
@@ -245,13 +260,13 @@ class SamplingConfig:
     """How text is drawn from a model."""
 
     length: int = 500
-    """Characters to generate."""
+    """Tokens to generate: characters, or what else the model's text was cut into."""
     temperature: float = 0.8
-    """Divides the logits: lower is safer, higher is wilder; 0 takes the most probable character."""
+    """Divides the logits: lower is safer, higher is wilder; 0 takes the most probable token."""
     top_k: int = 0
-    """Draw among this many of the most probable characters only; 0: among all."""
+    """Draw among this many of the most probable tokens only; 0: among all."""
     top_p: float = 1.0
-    """Draw among the most probable characters that hold this much of the probability (nucleus sampling)."""
+    """Draw among the most probable tokens that hold this much of the probability (nucleus sampling)."""
     seed: int = 0
     """Seed of the draws: the same seed gives the same text."""
 

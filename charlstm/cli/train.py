@@ -66,7 +66,7 @@ def train(
 
     Unless options say otherwise, the first 90 % of the text train, the rest validates. Ctrl-C finishes
     the step, saves, and prints the command that goes on; a second one stops at once. "best" marks the lowest
-    validation loss so far, in nats per character: a uniform guess has log(distinct characters).
+    validation loss so far, in nats per character (or other token): a uniform guess has log(distinct characters).
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def train(
     init_from
         Start with the weights, sizes and vocabulary of this run, on the text of --data (fine-tuning).
     extend_vocab
-        With --init-from: learn characters that the run does not know.
+        With --init-from: learn characters (or words) that the run does not know.
     find_lr
         Train for at most 300 steps at a rising learning rate, suggest one, draw the curve in a run
         directory of its own, and stop.

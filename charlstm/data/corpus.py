@@ -82,12 +82,9 @@ class Corpus:
         Large texts are encoded once and then read from a file in the user's cache.
         Raises DataError for text that cannot be found, read or used.
         """
-        errors = (tokenizer or tokenizer_class(config.tokenizer)).decoding_errors
         on_unknown = config.on_unknown if on_unknown is None else on_unknown
         with ExitStack() as stack:
-            sources = _sources(config, errors, stack)
-            for source in sources.values():
-                _check_not_empty(source)
+            sources = _sources(config, tokenizer or tokenizer_class(config.tokenizer), stack)
             if tokenizer is None:
                 tokenizer = _tokenizer_for(config, sources.values())
             found = {split: encode(source, tokenizer, on_unknown) for split, source in sources.items()}
@@ -129,13 +126,24 @@ class Corpus:
         )  # fmt: skip
 
 
-def _sources(config: DataConfig, errors: str, stack: ExitStack) -> dict[str, Source]:
+def tokenizer_of(config: DataConfig) -> Tokenizer:
+    """The tokenizer that a configuration asks for, of the text that it names; errors as `Corpus.load`."""
+    with ExitStack() as stack:
+        return _tokenizer_for(config, _sources(config, tokenizer_class(config.tokenizer), stack).values())
+
+
+def _sources(
+    config: DataConfig, tokenizer: Tokenizer | type[Tokenizer], stack: ExitStack
+) -> dict[str, Source]:
+    errors = tokenizer.decoding_errors
     data = str(stack.enter_context(spooled_stdin())) if config.data == STDIN else config.data
     sources = open_text(data, config.encoding, errors)
     for split, own in (("val", config.val_data), ("test", config.test_data)):
         if own is not None:
             parts = open_text(own, config.encoding, errors)
             sources[split] = parts.get(split, parts["train"])
+    for source in sources.values():
+        _check_not_empty(source)
     return sources
 
 

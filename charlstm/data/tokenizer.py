@@ -6,18 +6,26 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, NoReturn, Self, get_args
 
 import numpy as np
 
 from ..config import DataConfig, Normalization, OnUnknown
 from ..errors import CheckpointError, DataError
+from .normalization import Changes, normalized
 
 VERSION = 1  # of tokenizer.json
-_KINDS = {"characters": ("characters", "CharacterTokenizer")}
+_KINDS = {  # in which module
+    "characters": ("characters", "CharacterTokenizer"),
+    "ascii": ("characters", "ASCIITokenizer"),
+    "bytes": ("byte_level", "ByteTokenizer"),
+    "words": ("words", "WordTokenizer"),
+    "pretokenized": ("words", "PretokenizedTokenizer"),
+    "bpe": ("bpe", "BPETokenizer"),
+}
 
 
 class Decoder:
@@ -51,10 +59,16 @@ class Tokenizer(ABC):
     decoding_errors: ClassVar[str] = "strict"
     """How files are decoded for it: "strict", or "surrogateescape" where it takes any bytes at all
     (the text is then the file's to the last byte, byte order mark and NUL included)."""
+    vocabulary: tuple[str, ...]  # the tokens in the order of their ids; bytes have none
     unknown_token: ClassVar[str | None] = None  # the token that stands for unknown ones, where there is one
 
     def __init__(self, size: int, normalize: Normalization = "none") -> None:
+        """Raises DataError for an unknown normalization."""
+        if normalize not in get_args(Normalization):
+            raise DataError(f"Unicode normalization {normalize!r} is not known here")
         self._size, self.normalize = size, normalize
+        self.changes: Changes | None = None
+        """What normalization changed in the text that the tokenizer was made for, where that was counted."""
         self.dtype = np.min_scalar_type(size - 1)
 
     def __len__(self) -> int:
@@ -63,7 +77,7 @@ class Tokenizer(ABC):
     @classmethod
     @abstractmethod
     def build(cls, config: DataConfig, chunks: Iterable[str]) -> Self:
-        """The tokenizer for a text that comes in chunks; holds its vocabulary, never all of the text."""
+        """The tokenizer for a normalized text that comes in chunks, none of which is kept."""
 
     def encode(self, text: str, on_unknown: OnUnknown = "error") -> np.ndarray:
         """Token ids of a text, (N,) in the smallest unsigned type that holds the vocabulary.
@@ -72,7 +86,7 @@ class Tokenizer(ABC):
         `replacement`. A vocabulary with a token for the unknown (`unknown_token`) takes that
         for "error" as well.
         """
-        return self._encode(self._normalized(text), self.policy(on_unknown))
+        return self._encode(normalized(self.normalize, text), self.policy(on_unknown))
 
     @abstractmethod
     def _encode(self, text: str, on_unknown: OnUnknown) -> np.ndarray: ...
@@ -88,7 +102,7 @@ class Tokenizer(ABC):
 
     def unknown(self, text: str) -> Counter[str]:
         """How often each character or word outside of the vocabulary occurs in a text."""
-        return self._unknown(self._normalized(text))
+        return self._unknown(normalized(self.normalize, text))
 
     @abstractmethod
     def _unknown(self, text: str) -> Counter[str]: ...
@@ -113,10 +127,12 @@ class Tokenizer(ABC):
 
     def extended(self, new: Iterable[str]) -> Self:
         """With new tokens numbered after the known ones; DataError where the vocabulary is fixed."""
-        raise DataError(f"the vocabulary of a {self.kind} tokenizer is fixed: it cannot be extended")
+        if not self.extensible:
+            raise DataError(f"the vocabulary of a {self.kind} tokenizer is fixed: it cannot be extended")
+        return self._extended(new)
 
-    def _normalized(self, text: str) -> str:
-        return text
+    def _extended(self, new: Iterable[str]) -> Self:
+        raise NotImplementedError
 
     def _refuse(self, unknown: Counter[str]) -> NoReturn:
         raise DataError(
@@ -174,7 +190,16 @@ def make_tokenizer(config: DataConfig, chunks: Iterable[str]) -> Tokenizer:
     Chunks are cut after line feeds where the text has them. Memory is bounded by the vocabulary
     and the largest chunk. Raises DataError where no vocabulary can be made of the text.
     """
-    return tokenizer_class(config.tokenizer).build(config, chunks)
+    kind = tokenizer_class(config.tokenizer)
+    if config.normalize == "none":
+        return kind.build(config, chunks)
+    changes = Changes(config.normalize)
+    passing = changes.normalize(chunks)
+    tokenizer = kind.build(config, passing)
+    for _ in passing:  # a fixed vocabulary does not look at the text
+        pass
+    tokenizer.changes = changes
+    return tokenizer
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -190,6 +215,15 @@ def load_tokenizer(path: Path) -> Tokenizer:
         problem = str(error) if isinstance(error, DataError) else repr(error)
         raise CheckpointError(f"{path} cannot be read as a tokenizer: {problem}") from None
     return tokenizer
+
+
+def line_blocks(text: str, size: int) -> Iterator[str]:
+    """A text cut after the first line feed that comes `size` characters or more after the last cut."""
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + size) + 1 or len(text)
+        yield text[start:end]
+        start = end
 
 
 def name_tokens(counts: Counter[str], most: int = 5) -> str:

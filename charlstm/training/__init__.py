@@ -60,7 +60,7 @@ def train(
     out      the run directory to make; None: the first free runs/NAME-N
     init_from     a run or model directory whose weights, sizes and vocabulary this one starts with;
                   of the model's options only dropout is then free
-    extend_vocab  learn characters that `init_from` does not know
+    extend_vocab  learn characters (or words) that `init_from` does not know
     quiet    print no progress on stderr
 
     Ctrl-C finishes the step and saves, then raises KeyboardInterrupt; `resume` goes on.
@@ -130,7 +130,11 @@ def _prepare(
 ) -> Trainer:
     start = None if init_from is None else load(init_from, ops)
     if start is not None:
-        config = replace(config, model=finetuning.model_config(start, config.model))
+        config = replace(
+            config,
+            model=finetuning.model_config(start, config.model),
+            data=finetuning.data_config(start, config.data),
+        )
     elif extend_vocab:
         raise UsageError("extend_vocab goes with init_from, the run whose vocabulary is extended")
     config = replace(config, data=_lasting(data, config.data))
@@ -142,6 +146,8 @@ def _prepare(
         corpus = finetuning.corpus_for(start, source, extend_vocab)
     else:
         corpus = source if isinstance(source, Corpus) else Corpus.load(source)
+    if corpus.tokenizer.changes is not None:
+        reporter.notice(str(corpus.tokenizer.changes))
     fitted = fit_to(len(corpus.train), config.data)
     if fitted != config.data:
         reporter.notice(
