@@ -103,7 +103,9 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_an_address_is_downloaded_once(server: Server, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_address_is_downloaded_once(
+    server: Server, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     url = f"{server.address}/good.txt"
     with caplog.at_level(logging.INFO, "charlstm"):
         corpus = Corpus.load(DataConfig(url))

@@ -194,7 +194,13 @@ def test_gzip(tmp_path: Path) -> None:
     path = write(tmp_path / "x.txt.gz", content)
     assert whole(path) == LINES + "a second member\n"
     assert open_text(str(path))["train"].name == "x.txt"
-    for damaged in (content[:-4], content[:20], content[:30] + b"xxxx" + content[34:], b"no gzip", b"\x1f\x8b"):
+    for damaged in (
+        content[:-4],
+        content[:20],
+        content[:30] + b"xxxx" + content[34:],
+        b"no gzip",
+        b"\x1f\x8b",
+    ):
         write(path, damaged)
         with pytest.raises(DataError, match=r"damaged or cut off|cannot be read"):
             whole(path)

@@ -5,7 +5,7 @@ from .bpe import BPETokenizer
 from .byte_level import ByteTokenizer
 from .characters import ASCIITokenizer, CharacterTokenizer
 from .corpus import Corpus, tokenizer_of
-from .overlap import covered_share, repeated_share
+from .leakage import covered_share, repeated_share
 from .parts import Part, batches_of, describe, fit_to, limited, overlap, part_of
 from .sources import KEPT_STDIN, STDIN, names, read_text, spooled_stdin
 from .tokenizer import Decoder, Tokenizer, load_tokenizer, make_tokenizer, name_tokens, tokenizer_class

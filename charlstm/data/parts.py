@@ -10,7 +10,7 @@ from ..config import DataConfig
 from ..errors import UsageError
 from .batches import StreamBatches
 from .corpus import Corpus
-from .overlap import covered_share, repeated_share
+from .leakage import covered_share, repeated_share
 from .windows import WindowBatches, Windows, count_windows, split_windows
 
 Part = np.ndarray | Windows  # tokens (N,) that follow each other, or windows that each begin anew

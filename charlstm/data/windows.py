@@ -107,7 +107,7 @@ def split_windows(
 ) -> tuple[Windows, Windows | None]:
     """Windows of one text, shuffled, to train on and to validate with: None where val_fraction is 0.
 
-    Windows overlap, so that almost all that validates is also trained on: see `overlap`. Raises
+    Windows overlap, so that almost all that validates is also trained on: see `leakage`. Raises
     DataError for a text that holds a single window.
     """
     count = count_windows(len(tokens), seq_len, stride)
