@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..config import DataConfig, Normalization, OnUnknown
+from ..config import DataConfig, Normalization, OnUnknown, TokenizerKind
 from ..errors import DataError
 from .tokenizer import Tokenizer
 
@@ -19,7 +19,7 @@ CODE_POINTS = 0x110000
 class CharacterTokenizer(Tokenizer):
     """A vocabulary of single characters (Unicode code points), numbered in the order given."""
 
-    kind = "characters"
+    kind: ClassVar[TokenizerKind] = "characters"
     unit = "character"
     extensible = True
 

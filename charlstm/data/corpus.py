@@ -79,7 +79,7 @@ class Corpus:
         text = EMBEDDED[config.data]() if embedded else read_text(Path(config.data), config.encoding, errors)
         if tokenizer is None and text:
             tokenizer = make_tokenizer(config, [text])
-        known = embedded and tokenizer is not None and tokenizer.unit == "character"
+        known = embedded and tokenizer is not None and tokenizer.unit in ("character", "byte")
         return cls.from_text(
             text, name=config.data if embedded else Path(config.data).name, val_fraction=config.val_fraction,
             tokenizer=tokenizer, on_unknown=config.on_unknown if on_unknown is None else on_unknown,

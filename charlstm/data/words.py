@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..config import DataConfig, Normalization, OnUnknown
+from ..config import DataConfig, Normalization, OnUnknown, TokenizerKind
 from ..errors import DataError
 from .tokenizer import Decoder, Tokenizer, line_blocks
 
@@ -26,7 +26,7 @@ class WordTokenizer(Tokenizer):
     semicolons, colons and `<br />` are spaces. Decoded words stand between single spaces.
     """
 
-    kind = "words"
+    kind: ClassVar[TokenizerKind] = "words"
     unit = "word"
     extensible = True
     unknown_token = UNKNOWN

@@ -118,6 +118,8 @@ def prepare(
         corpus = source if isinstance(source, Corpus) else Corpus.load(source)
     if corpus.tokenizer.changes is not None:
         reporter.notice(str(corpus.tokenizer.changes))
+    if corpus.unknown:
+        reporter.notice(corpus.tokenizer.tell_unknown(corpus.unknown, config.data.on_unknown))
     fitted = fit_to(len(corpus.train), config.data)
     if fitted != config.data:
         reporter.notice(
