@@ -73,6 +73,17 @@ def words_run(tmp_path_factory: pytest.TempPathFactory) -> charlstm.Run:
     return charlstm.train("coffee", SMALL, out=out, backend="numpy", quiet=True)
 
 
+def test_unknown_words_are_the_same_when_a_run_goes_on(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(NEW + "Zebras graze.\n")
+    trainer = prepare(text, SMALL, tmp_path / "run", "numpy", None, Reporter())
+    assert trainer.corpus.unknown["zebras"] == 1
+    assert trainer.train()
+    again = reopen(trainer.directory, TrainingConfig(max_steps=5))
+    for split in ("train", "val"):
+        assert np.array_equal(getattr(again.corpus, split), getattr(trainer.corpus, split))
+
+
 def test_new_words(tmp_path: Path, words_run: charlstm.Run) -> None:
     """They are unknown ones, or are learned; the kind of tokenizer is the run's without being named."""
     text = tmp_path / "strange.txt"

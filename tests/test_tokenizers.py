@@ -299,6 +299,7 @@ def test_wikitext2(wikitext2: Path) -> None:
         ["<unk>", "<eos>", "a", "a"],
         ["<unk>", "<eos>", ""],
         ["<unk>", "<eos>", 3],
+        ["<unk>", "<eos>", "\ud83d\ude00"],  # JSON would make one character of them
     ],
 )
 def test_vocabularies_of_words_that_cannot_be(vocabulary: list[str]) -> None:

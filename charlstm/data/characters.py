@@ -90,7 +90,7 @@ class CharacterTokenizer(Tokenizer):
     def characters(self, ids: np.ndarray) -> int:
         return len(ids)
 
-    def _extended(self, new: Iterable[str]) -> Self:
+    def extended(self, new: Iterable[str]) -> Self:
         return type(self)([*self.vocabulary, *new], self.normalize)
 
     def _content(self) -> dict[str, Any]:
@@ -109,6 +109,7 @@ class ASCIITokenizer(CharacterTokenizer):
 
     kind = "ascii"
     extensible = False
+    extended = Tokenizer.extended
 
     def __init__(self, normalize: Normalization = "none") -> None:
         super().__init__(map(chr, range(128)), normalize)

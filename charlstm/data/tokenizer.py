@@ -132,12 +132,7 @@ class Tokenizer(ABC):
 
     def extended(self, new: Iterable[str]) -> Self:
         """With new tokens numbered after the known ones; DataError where the vocabulary is fixed."""
-        if not self.extensible:
-            raise DataError(f"the vocabulary of a {self.kind} tokenizer is fixed: it cannot be extended")
-        return self._extended(new)
-
-    def _extended(self, new: Iterable[str]) -> Self:
-        raise NotImplementedError
+        raise DataError(f"the vocabulary of a {self.kind} tokenizer is fixed: it cannot be extended")
 
     def _refuse(self, unknown: Counter[str]) -> NoReturn:
         raise DataError(
