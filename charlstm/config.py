@@ -19,6 +19,7 @@ from .errors import UsageError
 
 C = TypeVar("C")
 OnUnknown = Literal["error", "skip", "replace"]
+TokenizerKind = Literal["characters", "ascii", "bytes", "words", "pretokenized", "bpe"]
 Normalization = Literal["none", "NFC", "NFD", "NFKC", "NFKD"]
 DEFAULT_SECONDS = 60.0  # of training, where no limit is given
 
@@ -101,18 +102,19 @@ class DataConfig:
     wikitext-2 (downloaded once). A directory with files named train*, valid* and test* gives these parts."""
     encoding: str = "utf-8"
     """The file's text encoding, such as latin-1."""
-    tokenizer: Literal["characters", "ascii", "bytes", "words", "pretokenized", "bpe"] = "characters"
+    tokenizer: TokenizerKind = "characters"
     """What the text is cut into: characters; the 128 of ASCII; bytes, of any file at all; words by simple rules for
     English, in lower case; words as the text has them, between spaces, for texts that were tokenized before; or
-    byte pairs (pip install "charlstm[bpe]"). Line ends become the token <eos> among words."""
+    byte pairs (pip install "charlstm[bpe]"). Among words a line end is a token, `<eos>`."""
     vocab_size: int | None = None
     """bpe: tokens to learn [default: 2048]. words, pretokenized: at most this many, the most frequent."""
     min_count: int | None = None
-    """words, pretokenized: a word that occurs less often becomes <unk>. [default: 2 for words, 1 for pretokenized]"""
+    """words, pretokenized: a word that occurs less often becomes `<unk>`. [default: 2, pretokenized 1]"""
     normalize: Normalization = "none"
     """Unicode normalization of the text, and of prompts."""
     on_unknown: OnUnknown = "error"
-    """What to do with characters outside of a vocabulary that is not the text's own."""
+    """What to do with characters outside of the vocabulary, where that is not the text's own (unknown words always
+    become `<unk>`, unless they are skipped)."""
     val_fraction: float = 0.1
     """Share of the text, at its end, that validates; 0: nothing does, and "best" is the last checkpoint."""
     test_fraction: float = 0.0

@@ -74,6 +74,14 @@ def tinyshakespeare() -> Path:
 
 
 @pytest.fixture(scope="session")
+def wikitext2() -> Path:
+    path = SHARED / "wikitext-2"
+    if not path.is_dir():
+        pytest.skip(f"WikiText-2 is not at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
 def small_config() -> charlstm.Config:
     return charlstm.Config(
         charlstm.ModelConfig(hidden_size=24, num_layers=2, dtype="float64"),

@@ -10,7 +10,19 @@ import pytest
 
 import charlstm
 
-SLOW = ["numba", "llvmlite", "cupy", "torch", "matplotlib", "rich", "cyclopts", "scipy", "pandas", "IPython"]
+SLOW = [
+    "numba",
+    "llvmlite",
+    "cupy",
+    "torch",
+    "matplotlib",
+    "rich",
+    "cyclopts",
+    "scipy",
+    "pandas",
+    "IPython",
+    "tokenizers",
+]
 
 
 def modules_after(code: str) -> set[str]:

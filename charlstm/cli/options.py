@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ..config import OnUnknown
-from ..data import Tokenizer, name_tokens
+from ..data import Tokenizer
 
 Backend = Annotated[
     Literal["auto", "numpy", "numba", "cupy"],
@@ -29,7 +29,5 @@ Unknown = Annotated[
 
 def tell_unknown(tokenizer: Tokenizer, unknown: Counter[str], on_unknown: OnUnknown) -> None:
     """Say on stderr which characters or words are skipped or replaced."""
-    policy = tokenizer.policy(on_unknown)
-    if unknown and policy != "error":
-        done = "skipped" if policy == "skip" else f"replaced by {tokenizer.replacement!r}"
-        print(f"{done}, not in the vocabulary: {name_tokens(unknown)}", file=sys.stderr)
+    if unknown and tokenizer.policy(on_unknown) != "error":
+        print(tokenizer.tell_unknown(unknown, on_unknown), file=sys.stderr)

@@ -66,7 +66,7 @@ def train(
 
     Unless options say otherwise, the first 90 % of the text train, the rest validates. Ctrl-C finishes
     the step, saves, and prints the command that goes on; a second one stops at once. "best" marks the lowest
-    validation loss so far, in nats per character (or other token): a uniform guess has log(distinct characters).
+    validation loss so far, in nats per token (by default a character): a uniform guess has log(distinct tokens).
 
     Parameters
     ----------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..config import DataConfig, Normalization, OnUnknown
+from ..config import DataConfig, Normalization, OnUnknown, TokenizerKind
 from ..errors import DataError
 from .tokenizer import Tokenizer
 
@@ -19,7 +19,7 @@ CODE_POINTS = 0x110000
 class CharacterTokenizer(Tokenizer):
     """A vocabulary of single characters (Unicode code points), numbered in the order given."""
 
-    kind = "characters"
+    kind: ClassVar[TokenizerKind] = "characters"
     unit = "character"
     extensible = True
 
@@ -90,7 +90,7 @@ class CharacterTokenizer(Tokenizer):
     def characters(self, ids: np.ndarray) -> int:
         return len(ids)
 
-    def _extended(self, new: Iterable[str]) -> Self:
+    def extended(self, new: Iterable[str]) -> Self:
         return type(self)([*self.vocabulary, *new], self.normalize)
 
     def _content(self) -> dict[str, Any]:
@@ -109,6 +109,7 @@ class ASCIITokenizer(CharacterTokenizer):
 
     kind = "ascii"
     extensible = False
+    extended = Tokenizer.extended
 
     def __init__(self, normalize: Normalization = "none") -> None:
         super().__init__(map(chr, range(128)), normalize)

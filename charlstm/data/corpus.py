@@ -119,7 +119,7 @@ class Corpus:
             main.name, tokenizer, tokens[:end],
             found["val"].tokens if "val" in found else tokens[end:test],
             digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
-            main.entropy if tokenizer.unit == "character" else None,
+            main.entropy if tokenizer.unit in ("character", "byte") else None,
             sum((encoded.unknown for encoded in found.values()), Counter()),
             found["test"].tokens if "test" in found else tokens[test:],
             tokens if len(found) == 1 else None,

@@ -34,22 +34,22 @@ class Changes:
         for chunk in chunks:
             self.characters += len(chunk)
             if self.form != "none" and not unicodedata.is_normalized(self.form, chunk):
-                for run, times in Counter(_RUN.findall(chunk)).items():
-                    self._count(run, times)
+                for run, n in Counter(_RUN.findall(chunk)).items():
+                    self._count(run, n)
             yield normalized(self.form, chunk)
 
-    def _count(self, run: str, times: int) -> None:
+    def _count(self, run: str, n: int) -> None:
         for part in _parts(self.form, run):
             after = normalized(self.form, part)
             if after != part:
-                self.changed += times * len(part)
-                self.replacements[part, after] += times
+                self.changed += n * len(part)
+                self.replacements[part, after] += n
 
     def __str__(self) -> str:
         if not self.changed:
             return f"{self.form} changed nothing"
         most = ", ".join(
-            f"{_named(before)} to {_named(after)} {'once' if n == 1 else f'{n:,} times'}"
+            f"{_named(before)} to {_named(after)} {times(n)}"
             for (before, after), n in self.replacements.most_common(5)
         )
         more = len(self.replacements) - 5
@@ -57,6 +57,11 @@ class Changes:
             f"{self.form} changed {self.changed:,} of {self.characters:,} characters: {most}"
             + (f" and {more:,} other replacements" if more > 0 else "")
         )  # fmt: skip
+
+
+def times(n: int) -> str:
+    """once, 2 times, 3 times, ..."""
+    return "once" if n == 1 else f"{n:,} times"
 
 
 def _parts(form: Normalization, run: str) -> Iterator[str]:

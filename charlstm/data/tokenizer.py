@@ -13,9 +13,9 @@ from typing import Any, ClassVar, NoReturn, Self, get_args
 
 import numpy as np
 
-from ..config import DataConfig, Normalization, OnUnknown
+from ..config import DataConfig, Normalization, OnUnknown, TokenizerKind
 from ..errors import CheckpointError, DataError
-from .normalization import Changes, normalized
+from .normalization import Changes, normalized, times
 
 VERSION = 1  # of tokenizer.json
 _KINDS = {  # in which module
@@ -53,7 +53,7 @@ class Tokenizer(ABC):
     Texts cut after line feeds, encoded one after the other, give the tokens of the whole text.
     """
 
-    kind: ClassVar[str]  # the `type` in tokenizer.json, and DataConfig.tokenizer
+    kind: ClassVar[TokenizerKind]  # the `type` in tokenizer.json, and DataConfig.tokenizer
     unit: ClassVar[str]  # what a token is called in messages
     extensible: ClassVar[bool] = False  # whether `extended` can add to the vocabulary
     decoding_errors: ClassVar[str] = "strict"
@@ -111,6 +111,11 @@ class Tokenizer(ABC):
         """What is done with unknown tokens where this is asked for."""
         return "replace" if on_unknown == "error" and self.unknown_token is not None else on_unknown
 
+    def tell_unknown(self, unknown: Counter[str], on_unknown: OnUnknown) -> str:
+        """What was done with unknown characters or words, in words."""
+        done = "skipped" if on_unknown == "skip" else f"replaced by {self.replacement!r}"
+        return f"{done} {times(unknown.total())}, not in the vocabulary: {name_tokens(unknown)}"
+
     @property
     @abstractmethod
     def replacement(self) -> str:
@@ -127,12 +132,7 @@ class Tokenizer(ABC):
 
     def extended(self, new: Iterable[str]) -> Self:
         """With new tokens numbered after the known ones; DataError where the vocabulary is fixed."""
-        if not self.extensible:
-            raise DataError(f"the vocabulary of a {self.kind} tokenizer is fixed: it cannot be extended")
-        return self._extended(new)
-
-    def _extended(self, new: Iterable[str]) -> Self:
-        raise NotImplementedError
+        raise DataError(f"the vocabulary of a {self.kind} tokenizer is fixed: it cannot be extended")
 
     def _refuse(self, unknown: Counter[str]) -> NoReturn:
         raise DataError(
@@ -231,6 +231,6 @@ def name_tokens(counts: Counter[str], most: int = 5) -> str:
     parts = []
     for s, n in counts.most_common(most):
         point = f" (U+{ord(s):04X})" if len(s) == 1 else ""
-        parts.append(f"{s!r}{point} {'once' if n == 1 else f'{n} times'}")
+        parts.append(f"{s!r}{point} {times(n)}")
     more = len(counts) - most
     return ", ".join(parts) + (f" and {more} more" if more > 0 else "")

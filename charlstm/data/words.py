@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..config import DataConfig, Normalization, OnUnknown
+from ..config import DataConfig, Normalization, OnUnknown, TokenizerKind
 from ..errors import DataError
 from .tokenizer import Decoder, Tokenizer, line_blocks
 
@@ -26,7 +26,7 @@ class WordTokenizer(Tokenizer):
     semicolons, colons and `<br />` are spaces. Decoded words stand between single spaces.
     """
 
-    kind = "words"
+    kind: ClassVar[TokenizerKind] = "words"
     unit = "word"
     extensible = True
     unknown_token = UNKNOWN
@@ -41,6 +41,10 @@ class WordTokenizer(Tokenizer):
             raise DataError(f"a vocabulary of words begins with {UNKNOWN} and {LINE_END}")
         if any(not isinstance(word, str) or word.split() != [word] for word in self.vocabulary):
             raise DataError("a vocabulary of words holds strings without white space")
+        try:
+            "".join(self.vocabulary).encode()
+        except UnicodeEncodeError:
+            raise DataError("a word holds a surrogate, a character that no file has") from None
         self._ids = {word: k for k, word in enumerate(self.vocabulary)}
         if len(self._ids) < len(self.vocabulary):
             raise DataError("the vocabulary holds a word twice")
@@ -102,7 +106,7 @@ class WordTokenizer(Tokenizer):
             before = block[-1]
         return total
 
-    def _extended(self, new: Iterable[str]) -> Self:
+    def extended(self, new: Iterable[str]) -> Self:
         return type(self)([*self.vocabulary, *new], self.normalize)
 
     def _content(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..backends import Ops, get_ops
 from ..checkpoint import read_json
-from ..config import Config, DataConfig, OnUnknown, TrainingConfig
+from ..config import Config, DataConfig, TrainingConfig
 from ..data import (
     KEPT_STDIN,
     STDIN,
@@ -148,6 +148,8 @@ def _prepare(
         corpus = source if isinstance(source, Corpus) else Corpus.load(source)
     if corpus.tokenizer.changes is not None:
         reporter.notice(str(corpus.tokenizer.changes))
+    if corpus.unknown and corpus.tokenizer.policy(config.data.on_unknown) != "error":
+        reporter.notice(corpus.tokenizer.tell_unknown(corpus.unknown, config.data.on_unknown))
     fitted = fit_to(len(corpus.train), config.data)
     if fitted != config.data:
         reporter.notice(
@@ -251,8 +253,8 @@ def reopen(
     threads = threads if threads is not None else started.get("threads")
     run = load(directory, get_ops(backend, threads), which="last")
     if corpus is None:  # skipping: new characters show in the text's hash
-        skipping: OnUnknown = "replace" if config.data.on_unknown == "replace" else "skip"
-        corpus = Corpus.load(run.data_config, run.tokenizer, skipping)
+        policy = run.tokenizer.policy(config.data.on_unknown)
+        corpus = Corpus.load(run.data_config, run.tokenizer, "skip" if policy == "error" else policy)
     trainer = Trainer(run.model, corpus, config, directory, reporter if reporter is not None else Reporter())
     trainer.restore()
     if trainer.progress() >= 1:

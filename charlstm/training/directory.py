@@ -20,7 +20,7 @@ from ..errors import CharLSTMError, UsageError
 from ..run import read_metrics
 from .progress import in_nats
 
-LIBRARIES = ("charlstm", "numpy", "numba", "llvmlite", "cupy", "safetensors")
+LIBRARIES = ("charlstm", "numpy", "numba", "llvmlite", "cupy", "safetensors", "tokenizers")
 
 
 def new_directory(out: Path | None, name: str) -> Path:
