@@ -129,6 +129,13 @@ def test_unknown_characters_are_counted(large: Path, readings: list[str]) -> Non
     assert len(replaced.train) + len(replaced.val) == len(TEXT)
 
 
+def test_words_that_are_unknown_anyway_can_still_be_skipped(large: Path) -> None:
+    config = DataConfig(str(large), tokenizer="words", min_count=2)  # numbers above 9 occur once
+    tokenizer = Corpus.load(config).tokenizer
+    lengths = {policy: len(Corpus.load(config, tokenizer, policy).train) for policy in ("error", "skip")}  # type: ignore[arg-type]
+    assert lengths["skip"] < lengths["error"]
+
+
 def cut_off(folder: Path) -> None:
     with open(folder / "tokens.bin", "r+b") as file:
         file.truncate(100)

@@ -22,6 +22,8 @@ SLOW = [
     "pandas",
     "IPython",
     "tokenizers",
+    "pooch",
+    "requests",
 ]
 
 

@@ -48,11 +48,12 @@ def encode(source: Source, tokenizer: Tokenizer, on_unknown: OnUnknown) -> Encod
     identity = source.identity()
     if identity is None:
         return _Encoder(source, tokenizer, on_unknown).to_memory()
-    folder = _folder(identity, tokenizer.hash, on_unknown)
-    # what was encoded without unknown tokens is the same whatever is done with those
-    for known in {_folder(identity, tokenizer.hash, "error"), folder}:
-        if (found := _open(known, tokenizer)) is not None:
-            return found
+    folder = _folder(identity, tokenizer.hash, tokenizer.policy(on_unknown))
+    if (found := _open(folder, tokenizer)) is not None:
+        return found
+    found = _open(_folder(identity, tokenizer.hash, "error"), tokenizer)
+    if found is not None and not found.unknown:  # it is the same whatever is done with unknown tokens
+        return found
     try:
         return _Encoder(source, tokenizer, on_unknown).to_file(folder)
     except OSError as error:
