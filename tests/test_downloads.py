@@ -181,6 +181,10 @@ def test_without_pooch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(DataError, match=r"pip install \"charlstm\[data\]\".* to .*tinyshakespeare\.txt"):
         Corpus.load(DataConfig("tinyshakespeare"))
+    monkeypatch.chdir(folder.parents[1])
+    (folder.parents[1] / "wikitext-2").mkdir()
+    with pytest.raises(DataError, match=r"\(\./wikitext-2 names what you have here\)"):
+        Corpus.load(DataConfig("wikitext-2"))
     folder.mkdir(parents=True)
     monkeypatch.setitem(NAMED, "tinyshakespeare", NAMED["tinyshakespeare"]._replace(sha256=SHA256))
     (folder / "tinyshakespeare.txt").write_bytes(CONTENT)

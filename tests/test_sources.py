@@ -291,6 +291,8 @@ def test_a_run_from_stdin_keeps_the_text(tmp_path: Path, text: Path) -> None:
 def test_stdin_that_is_no_text(tmp_path: Path) -> None:
     done = charlstm_command("train", "--data=-", "--out", tmp_path / "run", *TINY, input="")
     assert_fails(done, 3, "stdin.txt is empty")
+    done = charlstm_command("train", "--data", "-", "--out", tmp_path / "run", *TINY, input="aaaaaa")
+    assert_fails(done, 3, "stdin.txt holds no character but 'a'")
     assert_fails(charlstm_command("train", "--val-data=-"), 2, "only data can be -")
     assert not (tmp_path / "run").exists()
 

@@ -66,6 +66,7 @@ class Corpus:
         _check_not_empty(source)
         if tokenizer is None:
             tokenizer = CharacterTokenizer.from_text(text)
+        _check_choice(source, tokenizer)
         found = {"train": encode(source, tokenizer, on_unknown)}
         return cls._of({"train": source}, found, tokenizer, val_fraction, test_fraction)
 
@@ -87,6 +88,7 @@ class Corpus:
             sources = _sources(config, tokenizer or tokenizer_class(config.tokenizer), stack)
             if tokenizer is None:
                 tokenizer = _tokenizer_for(config, sources.values())
+            _check_choice(sources["train"], tokenizer)
             found = {split: encode(source, tokenizer, on_unknown) for split, source in sources.items()}
         val_fraction = 0.0 if config.split == "windows" else config.val_fraction
         return cls._of(sources, found, tokenizer, val_fraction, config.test_fraction)
@@ -97,11 +99,6 @@ class Corpus:
         val_fraction: float, test_fraction: float,
     ) -> Corpus:  # fmt: skip
         main = sources["train"]
-        if len(tokenizer) == 1:
-            only = next(main.chunks())[0]
-            raise DataError(
-                f"{main.name} holds no {tokenizer.unit} but {only!r}: there is nothing to predict"
-            )
         tokens = found["train"].tokens
         fractions = [0.0 if "val" in found else val_fraction, 0.0 if "test" in found else test_fraction]
         parts = [(tokens, sources["train"].name, 2 * (1 + sum(share > 0 for share in fractions)))]
@@ -150,6 +147,12 @@ def _sources(
 def _check_not_empty(source: Source) -> None:
     if next(source.chunks(), None) is None:
         raise DataError(f"{source.name} is empty: give a text to learn from")
+
+
+def _check_choice(source: Source, tokenizer: Tokenizer) -> None:
+    if len(tokenizer) == 1:
+        only = next(source.chunks())[0]
+        raise DataError(f"{source.name} holds no {tokenizer.unit} but {only!r}: there is nothing to predict")
 
 
 def _tokenizer_for(config: DataConfig, sources: Iterable[Source]) -> Tokenizer:

@@ -51,7 +51,7 @@ NAMED = {
 
 def cache_folder() -> Path:
     """Where downloads and encoded texts are kept; it may be deleted at any time."""
-    if CACHE in os.environ:
+    if os.environ.get(CACHE):
         return Path(os.environ[CACHE])
     import platformdirs
 
@@ -61,7 +61,11 @@ def cache_folder() -> Path:
 def fetch_named(name: str) -> Path:
     """The file of a corpus known by name; DataError where it is neither there nor can be had."""
     known = NAMED[name]
-    return _fetch(known.url, cache_folder() / "downloads" / known.file, known.sha256)
+    try:
+        return _fetch(known.url, cache_folder() / "downloads" / known.file, known.sha256)
+    except DataError as error:
+        own = f" (./{name} names what you have here)" if os.path.exists(name) else ""
+        raise DataError(f"{error}{own}") from None
 
 
 def fetch_url(url: str) -> Path:

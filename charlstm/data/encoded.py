@@ -49,11 +49,10 @@ def encode(source: Source, tokenizer: Tokenizer, on_unknown: OnUnknown) -> Encod
     if identity is None:
         return _Encoder(source, tokenizer, on_unknown).to_memory()
     folder = _folder(identity, tokenizer.hash, tokenizer.policy(on_unknown))
-    if (found := _open(folder, tokenizer)) is not None:
-        return found
-    found = _open(_folder(identity, tokenizer.hash, "error"), tokenizer)
-    if found is not None and not found.unknown:  # it is the same whatever is done with unknown tokens
-        return found
+    # what could be encoded with "error" is the same whatever is to be done with unknown tokens
+    for known in (folder, _folder(identity, tokenizer.hash, "error")):
+        if (found := _open(known, tokenizer)) is not None:
+            return found
     try:
         return _Encoder(source, tokenizer, on_unknown).to_file(folder)
     except OSError as error:
