@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from .backends import Ops, get_ops
     from .cifg import State
     from .config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
-    from .data import CharacterTokenizer, Corpus
+    from .data import (
+        ASCIITokenizer,
+        BPETokenizer,
+        ByteTokenizer,
+        CharacterTokenizer,
+        Corpus,
+        PretokenizedTokenizer,
+        Tokenizer,
+        WordTokenizer,
+        load_tokenizer,
+        make_tokenizer,
+    )
     from .errors import (
         BackendError,
         CharLSTMError,
@@ -36,7 +47,10 @@ _WHERE = {
     "backends": ("Ops", "get_ops"),
     "cifg": ("State",),
     "config": ("Config", "DataConfig", "ModelConfig", "SamplingConfig", "TrainingConfig"),
-    "data": ("CharacterTokenizer", "Corpus"),
+    "data": (
+        "ASCIITokenizer", "BPETokenizer", "ByteTokenizer", "CharacterTokenizer", "Corpus",
+        "PretokenizedTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer", "make_tokenizer",
+    ),
     "errors": (
         "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
     ),
@@ -54,10 +68,11 @@ if not os.path.isdir(os.path.join(_here, "kernels")):
 
 __version__ = "0.1.0"
 __all__ = [
-    "BackendError", "CIFGModel", "CharLSTMError", "CharacterTokenizer", "CheckpointError", "Config",
-    "Corpus", "DataConfig", "DataError", "DivergedError", "Evaluation", "LanguageModel", "ModelConfig",
-    "Ops", "Run", "SamplingConfig", "SequenceClassifier", "State", "TrainingConfig", "UsageError",
-    "__version__", "get_ops", "load", "resume", "train",
+    "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
+    "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError", "DivergedError",
+    "Evaluation", "LanguageModel", "ModelConfig", "Ops", "PretokenizedTokenizer", "Run", "SamplingConfig",
+    "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
+    "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ import safetensors.numpy
 
 from .backends import Ops, get_ops
 from .config import ModelConfig, from_dict
-from .data import CharacterTokenizer
+from .data import Tokenizer, load_tokenizer
 from .errors import CheckpointError, UsageError
 from .model import CIFGModel, Shapes, parameter_shapes
 
@@ -40,7 +40,7 @@ class TrainingState:
 def save(
     directory: Path,
     model: CIFGModel,
-    tokenizer: CharacterTokenizer,
+    tokenizer: Tokenizer,
     card: str,
     training: TrainingState | None = None,
 ) -> None:
@@ -75,7 +75,7 @@ def save(
 
 def load(
     directory: Path, backend: str | Ops = "auto", threads: int | None = None
-) -> tuple[CIFGModel, CharacterTokenizer]:
+) -> tuple[CIFGModel, Tokenizer]:
     """The model and tokenizer of a directory, on any backend.
 
     Raises CheckpointError where a file is missing, truncated or foreign, where names, shapes or
@@ -88,7 +88,7 @@ def load(
         raise CheckpointError(f"{directory / 'config.json'} does not describe a charlstm model")
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{directory}: format {config.get('format')} is not known to this version")
-    tokenizer = CharacterTokenizer.load(directory / "tokenizer.json")
+    tokenizer = load_tokenizer(directory / "tokenizer.json")
     if config.get("tokenizer_hash") != tokenizer.hash or config.get("output_size") != len(tokenizer):
         raise CheckpointError(
             f"{directory}: tokenizer.json is not the one that the weights were trained with"

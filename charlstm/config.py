@@ -18,6 +18,9 @@ from typing import Any, Literal, TypeVar
 from .errors import UsageError
 
 C = TypeVar("C")
+OnUnknown = Literal["error", "skip", "replace"]
+TokenizerKind = Literal["characters", "ascii", "bytes", "words", "pretokenized", "bpe"]
+Normalization = Literal["none", "NFC", "NFD", "NFKC", "NFKD"]
 DEFAULT_SECONDS = 60.0  # of training, where no limit is given
 
 
@@ -94,23 +97,83 @@ class DataConfig:
     """The text and how it is cut."""
 
     data: str = "coffee"
-    """A text file, or coffee: the corpus that comes with charlstm."""
+    """What to learn: a text file, a directory of them, a glob such as 'texts/*.txt', any of these as .gz,
+    - for stdin, an http(s) address, or a name: coffee (comes with charlstm), tinyshakespeare, shakespeare,
+    wikitext-2 (downloaded once). A directory with files named train*, valid* and test* gives these parts."""
     encoding: str = "utf-8"
     """The file's text encoding, such as latin-1."""
+    tokenizer: TokenizerKind = "characters"
+    """What the text is cut into: characters; the 128 of ASCII; bytes, of any file at all; words by simple rules for
+    English, in lower case; words as the text has them, between spaces, for texts that were tokenized before; or
+    byte pairs (pip install "charlstm[bpe]"). Among words a line end is a token, `<eos>`."""
+    vocab_size: int | None = None
+    """bpe: tokens to learn [default: 2048]. words, pretokenized: at most this many, the most frequent."""
+    min_count: int | None = None
+    """words, pretokenized: a word that occurs less often becomes `<unk>`. [default: 2, pretokenized 1]"""
+    normalize: Normalization = "none"
+    """Unicode normalization of the text, and of prompts."""
+    on_unknown: OnUnknown = "error"
+    """What to do with characters outside of the vocabulary, where that is not the text's own (unknown words always
+    become `<unk>`, unless they are skipped)."""
     val_fraction: float = 0.1
-    """Share of the text, at its end, that validates."""
+    """Share of the text, at its end, that validates; 0: nothing does, and "best" is the last checkpoint."""
+    test_fraction: float = 0.0
+    """Share of the text, at its very end, that neither trains nor validates: evaluate --split test."""
+    val_data: str | None = None
+    """A text of its own to validate with."""
+    test_data: str | None = None
+    """A text of its own to test with."""
+    split: Literal["contiguous", "windows"] = "contiguous"
+    """windows: not the end of the text validates, but val_fraction of all its overlapping windows of
+    seq_len + 1 tokens, drawn at random. Almost all that then validates is trained on as well: use it only to
+    compare with figures that were measured so."""
+    split_seed: int = 0
+    """Seed of --split windows."""
+    batches: Literal["streams", "windows"] = "streams"
+    """What a step reads: streams, the next piece of each of batch_size parts of the text, with their states
+    carried on; or windows, from anywhere in the text, with a zero state (always so with --split windows)."""
+    window_stride: int = 1
+    """Tokens from the start of one window to that of the next."""
     batch_size: int = 32
-    """Streams of text that are read side by side (B)."""
+    """Streams or windows of text that are read side by side (B)."""
     seq_len: int = 32
-    """Tokens of each stream in one training step (T)."""
+    """Tokens of each of them in one training step (T)."""
+    max_val_tokens: int = 2_000_000
+    """While training, validate with at most this many tokens: the first, or windows at random."""
 
     def __post_init__(self) -> None:
         _check_types(self)
         if not self.data:
             raise UsageError("data must name a text file or a corpus")
-        _positive(self, "batch_size", "seq_len")
-        if not 0 < self.val_fraction < 1:
-            raise UsageError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}")
+        _positive(self, "batch_size", "seq_len", "window_stride", "max_val_tokens", "vocab_size", "min_count")
+        self._check_vocabulary()
+        _shares(self, "val_fraction", "test_fraction")
+        _not_negative(self, "split_seed")
+        if self.val_fraction + self.test_fraction >= 1:
+            raise UsageError("val_fraction and test_fraction must leave something to train on")
+        if "-" in (self.val_data, self.test_data):
+            raise UsageError("only data can be -, stdin")
+        if self.split == "windows" and self.val_data is not None:
+            raise UsageError("split windows validates with windows of data: leave val_data out")
+
+    @property
+    def reads_windows(self) -> bool:
+        """Whether training reads windows."""
+        return "windows" in (self.split, self.batches)
+
+    def _check_vocabulary(self) -> None:
+        among_words = self.tokenizer in ("words", "pretokenized")
+        if self.min_count is not None and not among_words:
+            raise UsageError(f"min_count is an option of words and pretokenized, not of {self.tokenizer}")
+        if self.vocab_size is None:
+            return
+        if not among_words and self.tokenizer != "bpe":
+            raise UsageError(f"the vocabulary of {self.tokenizer} has no vocab_size to choose")
+        least = 3 if among_words else 257
+        if self.vocab_size < least:
+            raise UsageError(
+                f"vocab_size must be at least {least} for {self.tokenizer}, not {self.vocab_size}"
+            )
 
 
 @dataclass(frozen=True)
@@ -199,13 +262,13 @@ class SamplingConfig:
     """How text is drawn from a model."""
 
     length: int = 500
-    """Characters to generate."""
+    """Tokens to generate: characters, or what else the model's text was cut into."""
     temperature: float = 0.8
-    """Divides the logits: lower is safer, higher is wilder; 0 takes the most probable character."""
+    """Divides the logits: lower is safer, higher is wilder; 0 takes the most probable token."""
     top_k: int = 0
-    """Draw among this many of the most probable characters only; 0: among all."""
+    """Draw among this many of the most probable tokens only; 0: among all."""
     top_p: float = 1.0
-    """Draw among the most probable characters that hold this much of the probability (nucleus sampling)."""
+    """Draw among the most probable tokens that hold this much of the probability (nucleus sampling)."""
     seed: int = 0
     """Seed of the draws: the same seed gives the same text."""
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .cifg import State
+from .data import Part, Tokenizer, Windows
 from .errors import DataError
 from .model import CIFGModel
 
@@ -15,6 +17,8 @@ STREAMS = 64  # pieces of the text that are read side by side
 PIECE = 1024  # tokens; shorter texts are cut into fewer pieces, none shorter than this
 WARM_UP = 128  # tokens read before a piece begins, uncounted, to arrive with a carried state
 CHUNK = 128  # time steps in one forward pass
+WINDOWS = 128  # that are read side by side
+DECODED = 1 << 24  # tokens that are decoded at a time
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Evaluation:
     mean_max_posterior: float
     """The largest posterior at each step, averaged."""
     tokens: int
-    """Tokens predicted: all of the text but the first."""
+    """Tokens predicted: all of the text but the first, or but the first of each window."""
+    characters: int
+    """How many characters these stand for."""
 
     @property
     def perplexity(self) -> float:
@@ -34,8 +40,8 @@ class Evaluation:
 
     @property
     def bits_per_char(self) -> float:
-        """For tokens that are characters."""
-        return self.loss / math.log(2)
+        """The same measure whatever the tokens are (where words were replaced, of the text that is left)."""
+        return self.loss / math.log(2) * self.tokens / max(1, self.characters)
 
     def to_dict(self) -> dict[str, float]:
         return {
@@ -47,14 +53,22 @@ class Evaluation:
         }
 
 
-def evaluate(model: CIFGModel, tokens: np.ndarray, streams: int = STREAMS) -> Evaluation:
+def evaluate(
+    model: CIFGModel, tokens: Part, streams: int = STREAMS, tokenizer: Tokenizer | None = None
+) -> Evaluation:
     """Predict every token but the first from those that precede it; tokens (N,), N at least 2.
+
+    The tokenizer tells how many characters they stand for; without one each is a character.
 
     The state is carried. To use the machine's width the text is cut into up to `streams` pieces,
     read side by side; each is preceded by 128 tokens that are read but not counted, so that it
     starts with a carried state, and each token is counted once. With streams=1 the text is read
     in one go, from the very first token on.
+
+    Of `Windows`, each is read from a zero state.
     """
+    if isinstance(tokens, Windows):
+        return _evaluate_windows(model, tokens, tokenizer)
     N = len(tokens) - 1
     if N < 1:
         raise DataError("at least two tokens are needed to evaluate")
@@ -73,7 +87,31 @@ def evaluate(model: CIFGModel, tokens: np.ndarray, streams: int = STREAMS) -> Ev
     if B * length < N:  # what the last piece is longer than the others
         last = State(state.h[:, -1:, ...], state.c[:, -1:, ...])
         _count(model, tokens, np.array([B * length]), N - B * length, last, totals)
-    return Evaluation(float(totals[0] / N), float(totals[1] / N), N)
+    characters = N if tokenizer is None else 0
+    if tokenizer is not None:
+        for first in range(1, N + 1, DECODED):
+            characters += tokenizer.characters(tokens[first : first + DECODED])
+    return Evaluation(float(totals[0] / N), float(totals[1] / N), N, characters)
+
+
+def _evaluate_windows(model: CIFGModel, windows: Windows, tokenizer: Tokenizer | None) -> Evaluation:
+    totals, count, characters = np.zeros(2), 0, 0
+    for first in range(0, len(windows), WINDOWS):
+        columns = windows[np.arange(first, min(first + WINDOWS, len(windows)))]  # (T + 1, B)
+        x, targets = columns[:-1], columns[1:]
+        loss, confidence, _ = model.loss(x, targets, model.zero_state(x.shape[1]))
+        totals += np.array([loss, confidence]) * targets.size
+        count += targets.size
+        characters += targets.size if tokenizer is None else tokenizer.characters(targets.T.ravel())
+    return Evaluation(float(totals[0] / count), float(totals[1] / count), count, characters)
+
+
+def pooled(figures: Sequence[Evaluation]) -> Evaluation:
+    """The figures over the tokens of several texts."""
+    count = sum(each.tokens for each in figures)
+    loss = sum(each.loss * each.tokens for each in figures) / count
+    confidence = sum(each.mean_max_posterior * each.tokens for each in figures) / count
+    return Evaluation(loss, confidence, count, sum(each.characters for each in figures))
 
 
 def _columns(tokens: np.ndarray, starts: np.ndarray, T: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Text from a model, one character after the other, in constant memory."""
+"""Text from a model, one token after the other, in constant memory."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import numpy as np
 
 from .backends import Sampler
 from .cifg import State
-from .config import SamplingConfig
-from .data import CharacterTokenizer, OnUnknown
+from .config import OnUnknown, SamplingConfig
+from .data import Decoder, Tokenizer
 from .errors import DivergedError
 from .model import CIFGModel
 
 PROMPT_CHUNK = 1024  # tokens of a prompt that are read at once
-DRAWN_AT_ONCE = 64  # characters that a backend draws before they are shown
+DRAWN_AT_ONCE = 64  # tokens that a backend draws before they are shown
 
 
 def generate(
     model: CIFGModel,
-    tokenizer: CharacterTokenizer,
+    tokenizer: Tokenizer,
     prompt: str = "",
     sampling: SamplingConfig | None = None,
     on_unknown: OnUnknown = "error",
 ) -> Iterator[str]:
-    """Yield the characters that follow a prompt, without the prompt itself.
+    """Yield the characters of the `sampling.length` tokens that follow a prompt, without the prompt itself.
 
-    An empty prompt starts as after a line feed (or the first character of a vocabulary without
+    An empty prompt starts as after a line feed (or the first token of a vocabulary without
     one). Draws come from `sampling.seed` alone. Raises DataError, before the first character,
-    for a prompt with characters outside of the vocabulary unless `on_unknown` says otherwise.
+    for a prompt with tokens outside of the vocabulary unless `on_unknown` says otherwise, or the
+    vocabulary has a token for those. Bytes that are no text come as U+FFFD.
     """
     pieces = generate_many(model, tokenizer, [prompt], sampling, on_unknown)
     return (character for (piece,) in pieces for character in piece)
@@ -36,7 +37,7 @@ def generate(
 
 def generate_many(
     model: CIFGModel,
-    tokenizer: CharacterTokenizer,
+    tokenizer: Tokenizer,
     prompts: Sequence[str],
     sampling: SamplingConfig | None = None,
     on_unknown: OnUnknown = "error",
@@ -47,15 +48,20 @@ def generate_many(
     stream 0 is what `generate` gives. Raises as `generate` does.
     """
     sampling = sampling if sampling is not None else SamplingConfig()
-    start = "\n" if "\n" in tokenizer.vocabulary else tokenizer.vocabulary[0]
     encoded = [tokenizer.encode(prompt, on_unknown) for prompt in prompts]
-    encoded = [ids if len(ids) else tokenizer.encode(start) for ids in encoded]
-    return _continue(model, tokenizer, encoded, sampling) if encoded else iter(())
+    encoded = [ids if len(ids) else np.array([tokenizer.start_token]) for ids in encoded]
+    decoders = [tokenizer.decoder(prompt) for prompt in prompts]
+    return _text(_continue(model, encoded, sampling), decoders) if encoded else iter(())
 
 
-def _continue(
-    model: CIFGModel, tokenizer: CharacterTokenizer, prompts: list[np.ndarray], sampling: SamplingConfig
-) -> Iterator[list[str]]:
+def _text(pieces: Iterator[np.ndarray], decoders: list[Decoder]) -> Iterator[list[str]]:
+    for tokens in pieces:
+        yield [decoder.feed(column) for decoder, column in zip(decoders, tokens.T, strict=True)]
+    yield [decoder.finish() for decoder in decoders]
+
+
+def _continue(model: CIFGModel, prompts: list[np.ndarray], sampling: SamplingConfig) -> Iterator[np.ndarray]:
+    """A few tokens (n, B) at a time of what follows each of B prompts."""
     ops = model.ops
     draws = [np.random.default_rng([sampling.seed, k] if k else sampling.seed) for k in range(len(prompts))]
     sampler = Sampler(sampling.temperature, sampling.top_k, sampling.top_p)
@@ -70,7 +76,7 @@ def _continue(
             tokens, logits, h, c = ops.generate(weights, logits, h, c, uniforms, sampler)
         except FloatingPointError:
             raise DivergedError("the model's logits are not finite: its weights are unusable") from None
-        yield [tokenizer.decode(column) for column in tokens.T]
+        yield tokens
 
 
 def _read(model: CIFGModel, ids: np.ndarray) -> tuple[np.ndarray, State]:

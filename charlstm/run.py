@@ -8,25 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from . import checkpoint
 from .backends import Ops
-from .config import Config, DataConfig, SamplingConfig, from_dict
-from .data import CharacterTokenizer, Corpus, OnUnknown
+from .config import Config, DataConfig, OnUnknown, SamplingConfig, from_dict
+from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation, evaluate, pooled
 from .generation import generate_many
 from .model import CIFGModel
 
-Split = Literal["train", "val", "all"]
+Split = Literal["train", "val", "test", "all"]
 Which = Literal["best", "last"]
 
 
 class Run:
     """What `charlstm.train` and `charlstm.load` return."""
 
-    def __init__(self, directory: Path, model: CIFGModel, tokenizer: CharacterTokenizer) -> None:
+    def __init__(self, directory: Path, model: CIFGModel, tokenizer: Tokenizer) -> None:
         self.directory, self.model, self.tokenizer = directory, model, tokenizer
 
     def __repr__(self) -> str:
@@ -36,6 +34,14 @@ class Run:
     def config(self) -> Config:
         """The configuration that the run was started with."""
         return Config.from_toml(self.directory / "config.toml")
+
+    @property
+    def data_config(self) -> DataConfig:
+        """How the run reads its text; the defaults for a model directory of its own."""
+        if not (self.directory / "config.toml").is_file():
+            return DataConfig()
+        config = self.config.data  # of a text from stdin the run keeps a copy
+        return replace(config, data=str(self.directory / KEPT_STDIN)) if config.data == STDIN else config
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -68,42 +74,43 @@ class Run:
         *,
         split: Split = "val",
         encoding: str | None = None,
-        on_unknown: OnUnknown = "error",
+        on_unknown: OnUnknown | None = None,
+        windows: bool = False,
     ) -> Evaluation:
         """Loss, perplexity and more on a part of a text; by default the one it was trained on.
 
-        Raises DataError where that text has changed since, or holds unknown characters.
+        The state is carried through the part. With `windows`, and on what trains and validates in a run
+        with split="windows", each window of seq_len tokens is predicted from a zero state.
+        Raises DataError where that text has changed since, or holds unknown characters (unless
+        `on_unknown`, or else the run's configuration, says what to do with these).
         """
         corpus = (
             data if isinstance(data, Corpus) else self.corpus(data, encoding=encoding, on_unknown=on_unknown)
         )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
-        if split not in ("train", "val", "all"):
-            raise UsageError(f"split must be train, val or all, not {split!r}")
-        if split == "all":
-            return evaluate(self.model, np.concatenate((corpus.train, corpus.val)))
-        return evaluate(self.model, corpus.val if split == "val" else corpus.train)
+        parts = _parts(corpus, self.data_config, split)
+        if windows:
+            T, stride = self.data_config.seq_len, self.data_config.window_stride
+            parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
+        return pooled([evaluate(self.model, part, tokenizer=self.tokenizer) for part in parts])
 
     def corpus(
         self,
         data: str | Path | None = None,
         *,
         encoding: str | None = None,
-        on_unknown: OnUnknown = "error",
+        on_unknown: OnUnknown | None = None,
     ) -> Corpus:
         """A text in this model's vocabulary, cut as the run's own; by default the run's own.
 
-        Its encoding is the run's unless named. Raises DataError as `evaluate`.
+        Its encoding and `on_unknown` are the run's unless named. Raises DataError as `evaluate`.
         """
-        if (self.directory / "config.toml").is_file():
-            config = self.config.data
-        elif data is not None:  # a model directory of its own
-            config = DataConfig()
-        else:
+        config = self.data_config
+        if data is None and not (self.directory / "config.toml").is_file():
             raise DataError(f"{self.directory} does not say what it was trained on: name a text with --data")
         if data is not None:
-            config = replace(config, data=str(data))
+            config = replace(config, data=str(data), val_data=None, test_data=None)
         if encoding is not None:
             config = replace(config, encoding=encoding)
         corpus = Corpus.load(config, self.tokenizer, on_unknown)
@@ -119,6 +126,18 @@ class Run:
             return str(checkpoint.read_json(self.directory / "env.json")["text"]["sha256"])
         except (KeyError, TypeError):
             raise CheckpointError(f"{self.directory / 'env.json'} does not name the run's text") from None
+
+
+def _parts(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+    if split not in ("train", "val", "test", "all"):
+        raise UsageError(f"split must be train, val, test or all, not {split!r}")
+    if split == "all":
+        whole = (corpus.train, corpus.val, corpus.test) if corpus.whole is None else (corpus.whole,)
+        return [tokens for tokens in whole if len(tokens)]
+    part = part_of(corpus, config, split)
+    if part is None:
+        raise DataError(f"{corpus.name} has no {split} part: name another --split")
+    return [part]
 
 
 def load(

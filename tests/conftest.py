@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,14 @@ def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of downloads and encoded texts, in place of the user's."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["CHARLSTM_CACHE"] = str(path)
+    return path
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
@@ -61,6 +70,14 @@ def tinyshakespeare() -> Path:
     path = SHARED / "tinyshakespeare.txt"
     if not path.is_file():
         pytest.skip(f"the tinyshakespeare corpus is not at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def wikitext2() -> Path:
+    path = SHARED / "wikitext-2"
+    if not path.is_dir():
+        pytest.skip(f"WikiText-2 is not at {path}")
     return path
 
 
@@ -89,8 +106,10 @@ def text(tmp_path: Path) -> Path:
 
 def charlstm_command(*arguments: object, **keywords: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "charlstm", *map(str, arguments)]
+    if "input" not in keywords:
+        keywords["stdin"] = subprocess.DEVNULL
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, **keywords
+        command, capture_output=True, text=True, timeout=120, **keywords
     )
 
 

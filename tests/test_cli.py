@@ -147,3 +147,44 @@ def test_a_dry_run_tells_what_training_would_take_and_writes_nothing(tmp_path: P
     assert found["seconds"] == pytest.approx(1000 * found["step_seconds"])
     assert found["config"]["training"]["max_steps"] == 1000
     assert found["peak_memory"] > 10e6
+
+
+def test_any_bytes_train(tmp_path: Path) -> None:
+    """What comes out is no UTF-8, and is shown all the same."""
+    file = tmp_path / "any.bin"
+    file.write_bytes(bytes(range(256)) * 8)
+    out = tmp_path / "run"
+    options = ("--tokenizer", "bytes", "--max-steps", 5, "--out", out, *TINY)
+    done = charlstm_command("train", "--data", file, *options)
+    assert done.returncode == 0, done.stderr
+    assert "1,843 bytes train, 205 validate, 256 distinct" in done.stderr
+    assert "nats per byte" in done.stderr
+    assert "\ufffd" in done.stdout
+    done = charlstm_command("generate", out, "--prompt", "naïve", "--length", 100)
+    assert done.stdout.startswith("naïve")
+    assert done.stderr == ""
+    done = charlstm_command("evaluate", out, "--json")
+    assert json.loads(done.stdout)["tokens"] == 204
+    assert_fails(charlstm_command("train", "--data", file, *TINY), 3, "is not utf-8 text")
+
+
+def test_words_train(tmp_path: Path, text: Path) -> None:
+    text.write_text(text.read_text() + "Zebra unique\n")
+    out = tmp_path / "run"
+    options = ("--tokenizer", "words", "--normalize", "NFC", "--max-steps", 5, "--out", out, *TINY)
+    done = charlstm_command("train", "--data", text, *options)
+    assert done.returncode == 0, done.stderr
+    assert "NFC changed nothing" in done.stderr
+    assert re.search(
+        r"replaced by '<unk>' .*, not in the vocabulary: .*words train.*nats per word", done.stderr, re.S
+    )
+    done = charlstm_command("generate", out, "--prompt", "The Xyzzy", "--length", 30)
+    assert done.stdout.startswith("The Xyzzy")
+    assert done.stderr == "replaced by '<unk>' once, not in the vocabulary: 'xyzzy' once\n"
+    words = done.stdout.removeprefix("The Xyzzy").split()
+    assert set(words) <= set(charlstm.load(out, "numpy").tokenizer.vocabulary)
+    figures = json.loads(charlstm_command("evaluate", out, "--json").stdout)
+    assert 0.5 < figures["bits_per_char"] < figures["loss"]
+    assert_fails(
+        charlstm_command("train", "--data", text, *options[:2], "--min-count", 9999), 3, "--min-count"
+    )

@@ -59,7 +59,7 @@ def test_splits_and_other_texts(small_run: charlstm.Run, tmp_path) -> None:  # t
 
 def test_names_that_are_none(small_run: charlstm.Run) -> None:
     with pytest.raises(charlstm.UsageError, match="split must be"):
-        small_run.evaluate(split="test")  # type: ignore[arg-type]
+        small_run.evaluate(split="tests")  # type: ignore[arg-type]
     with pytest.raises(charlstm.UsageError, match="which must be"):
         charlstm.load(small_run.directory, which="first")  # type: ignore[arg-type]
 
@@ -72,3 +72,18 @@ def test_a_corpus_of_another_vocabulary_is_refused(small_run: charlstm.Run) -> N
 def test_too_little_text(small_run: charlstm.Run) -> None:
     with pytest.raises(DataError, match="at least two"):
         evaluate(small_run.model, np.zeros(1, np.uint8))
+
+
+def test_bits_per_character_compare_across_tokenizers(ops: Ops) -> None:
+    """The bits of a whole text, divided by its characters, whatever the tokens are."""
+    text = "naïve café\nb é " * 30
+    for kind in ("bytes", "words", "characters"):
+        tokenizer = charlstm.make_tokenizer(charlstm.DataConfig(tokenizer=kind), [text])
+        model = LanguageModel(len(tokenizer), 6, 1, backend=ops, dtype="float64")
+        tokens = tokenizer.encode(text)
+        figures = evaluate(model, tokens, streams=1, tokenizer=tokenizer)
+        characters = len(tokenizer.decode(tokens[1:]))
+        assert figures.characters == characters
+        assert figures.tokens != characters or kind == "characters"
+        bits = plain_figures(model, tokens)[0] * (len(tokens) - 1) / math.log(2)
+        assert figures.bits_per_char == pytest.approx(bits / characters, rel=1e-9)

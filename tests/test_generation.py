@@ -9,7 +9,7 @@ from conftest import make_ops
 import charlstm
 from charlstm import CharacterTokenizer, DataError, SamplingConfig
 from charlstm.backends import Ops, Sampler, draw, numba_ops
-from charlstm.generation import DRAWN_AT_ONCE, PROMPT_CHUNK, generate
+from charlstm.generation import DRAWN_AT_ONCE, PROMPT_CHUNK, generate, generate_many
 from charlstm.model import LanguageModel
 
 
@@ -180,3 +180,50 @@ def test_the_prompt_is_checked_before_the_first_character() -> None:
     model = LanguageModel(2, 3, 1, backend=make_ops("numpy"))
     with pytest.raises(DataError):
         generate(model, CharacterTokenizer("ab"), "abc")
+
+
+def certain(tokenizer: charlstm.Tokenizer, order: list[int]) -> LanguageModel:
+    """A model that goes through tokens in a circle: each is the only one that may follow the one before."""
+    V = len(tokenizer)
+    model = LanguageModel(V, V, 1, backend="numpy", dtype="float64")
+    p = model.parameters
+    p.flat[...] = 0
+    p["cifg.0.b"][...] = 40  # the gates are open: the state is that of the last token alone
+    p["cifg.0.b"][2 * V :] = -40
+    p["cifg.0.W"][np.arange(V), 2 * V + np.arange(V)] = 80
+    p["head.weight"][order, np.roll(order, -1)] = 100
+    return model
+
+
+def test_bytes_come_when_a_character_is_complete() -> None:
+    tokenizer = charlstm.ByteTokenizer()
+    model = certain(tokenizer, list("é😀".encode()))
+    pieces = list(generate(model, tokenizer, "é", SamplingConfig(4, temperature=0)))
+    assert pieces == ["😀"]
+    assert "".join(generate(model, tokenizer, "é", SamplingConfig(5, temperature=0))) == "😀\ufffd"
+    assert "".join(generate(model, tokenizer, "é", SamplingConfig(600, temperature=0))) == "😀é" * 100
+    broken = certain(tokenizer, [0xFF, 0xC3, 0x41])
+    text = "".join(generate(broken, tokenizer, "A", SamplingConfig(6, temperature=0)))
+    assert text == "\ufffd\ufffdA\ufffd\ufffdA"
+
+
+def test_words_are_joined_by_spaces() -> None:
+    tokenizer = charlstm.WordTokenizer(["<unk>", "<eos>", "romeo", "sleeps", "."])
+    model = certain(tokenizer, [1, 2, 3, 4])
+    sampling = SamplingConfig(70, temperature=0)  # more than are drawn at once
+    for prompt, expected in [
+        ("", "romeo sleeps .\nromeo sleeps .\n"),
+        ("Romeo", " sleeps .\nromeo"),
+        ("sleeps ", ".\nromeo"),
+        ("\n", "romeo sleeps"),
+    ]:
+        assert "".join(generate(model, tokenizer, prompt, sampling)).startswith(expected)
+    many = zip(*generate_many(model, tokenizer, ["Romeo", "\n"], sampling), strict=True)
+    alone = ["".join(generate(model, tokenizer, prompt, sampling)) for prompt in ("Romeo", "\n")]
+    assert ["".join(parts) for parts in many] == alone
+
+
+def test_unknown_words_of_a_prompt_are_known_as_such() -> None:
+    tokenizer = charlstm.WordTokenizer(["<unk>", "<eos>", "b", "c"])
+    model = certain(tokenizer, [0, 2, 3, 1])
+    assert "".join(generate(model, tokenizer, "Xyzzy", SamplingConfig(2, temperature=0))) == " b c"

@@ -10,7 +10,21 @@ import pytest
 
 import charlstm
 
-SLOW = ["numba", "llvmlite", "cupy", "torch", "matplotlib", "rich", "cyclopts", "scipy", "pandas", "IPython"]
+SLOW = [
+    "numba",
+    "llvmlite",
+    "cupy",
+    "torch",
+    "matplotlib",
+    "rich",
+    "cyclopts",
+    "scipy",
+    "pandas",
+    "IPython",
+    "tokenizers",
+    "pooch",
+    "requests",
+]
 
 
 def modules_after(code: str) -> set[str]:

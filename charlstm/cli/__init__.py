@@ -55,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("charlstm").setLevel(logging.INFO)
     try:
         status = app(
-            arguments,
+            _with_stdin(sys.argv[1:] if arguments is None else arguments),
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -84,6 +84,17 @@ class _ToStderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
+
+
+def _with_stdin(arguments: Sequence[str]) -> list[str]:
+    """With `--data -` as one word: a lone hyphen is a value here, not an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if argument == "-" and joined and joined[-1] == "--data":
+            joined[-1] = "--data=-"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _one_line(error: CycloptsError) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from ..run import Split, Which, load
 from .options import Backend, Json, Threads, Unknown, tell_unknown
@@ -16,7 +19,8 @@ def evaluate(
     split: Split = "val",
     data: str | None = None,
     encoding: str | None = None,
-    on_unknown: Unknown = "error",
+    on_unknown: Unknown | None = None,
+    windows: Annotated[bool, Parameter(negative="")] = False,
     which: Which = "best",
     backend: Backend = "auto",
     threads: Threads = None,
@@ -38,6 +42,9 @@ def evaluate(
         Part of the text.
     data
         Another text than the one that the run was trained on.
+    windows
+        Predict each window of seq_len tokens from a zero state, in place of carrying the state through the text;
+        what validates in a run with --split windows is always read so.
     encoding
         The text's encoding, where it is another than that of the run's text.
     which
@@ -45,8 +52,8 @@ def evaluate(
     """
     loaded = load(run, backend, which=which, threads=threads)
     corpus = loaded.corpus(data, encoding=encoding, on_unknown=on_unknown)
-    tell_unknown(loaded.tokenizer, corpus.unknown, on_unknown)
-    figures = loaded.evaluate(corpus, split=split)
+    tell_unknown(loaded.tokenizer, corpus.unknown, on_unknown or loaded.data_config.on_unknown)
+    figures = loaded.evaluate(corpus, split=split, windows=windows)
     if json_output:
         print(json.dumps(figures.to_dict()))
         return

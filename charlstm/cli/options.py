@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from ..data import CharacterTokenizer, OnUnknown, name_characters
+from ..config import OnUnknown
+from ..data import Tokenizer
 
 Backend = Annotated[
     Literal["auto", "numpy", "numba", "cupy"],
@@ -19,12 +20,14 @@ Threads = Annotated[
 ]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object on stdout.")]
 Unknown = Annotated[
-    OnUnknown, Parameter(name="--on-unknown", help="What to do with characters that the model does not know.")
+    OnUnknown,
+    Parameter(
+        name="--on-unknown", help="What to do with characters (or words) that the model does not know."
+    ),
 ]
 
 
-def tell_unknown(tokenizer: CharacterTokenizer, unknown: Counter[str], on_unknown: OnUnknown) -> None:
-    """Say on stderr which characters are skipped or replaced."""
-    if unknown and on_unknown != "error":
-        done = "skipped" if on_unknown == "skip" else f"replaced by {tokenizer.replacement!r}"
-        print(f"{done}, not in the vocabulary: {name_characters(unknown)}", file=sys.stderr)
+def tell_unknown(tokenizer: Tokenizer, unknown: Counter[str], on_unknown: OnUnknown) -> None:
+    """Say on stderr which characters or words are skipped or replaced."""
+    if unknown and tokenizer.policy(on_unknown) != "error":
+        print(tokenizer.tell_unknown(unknown, on_unknown), file=sys.stderr)

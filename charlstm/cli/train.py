@@ -52,7 +52,7 @@ def train(
     quiet: Annotated[bool, Parameter(negative="")] = False,
     json_output: Json = False,
 ) -> int:
-    """Train a character language model.
+    """Train a language model.
 
     ```
     charlstm train                                # the embedded corpus, one minute
@@ -64,9 +64,9 @@ def train(
     charlstm train --data new.txt --init-from runs/mine --extend-vocab --learning-rate 0.001
     ```
 
-    The first 90 % of the text train, the rest validates. Ctrl-C finishes the step, saves, and
-    prints the command that goes on; a second one stops at once. "best" marks the lowest
-    validation loss so far, in nats per character: a uniform guess has log(distinct characters).
+    Unless options say otherwise, the first 90 % of the text train, the rest validates. Ctrl-C finishes
+    the step, saves, and prints the command that goes on; a second one stops at once. "best" marks the lowest
+    validation loss so far, in nats per token (by default a character): a uniform guess has log(distinct tokens).
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def train(
     init_from
         Start with the weights, sizes and vocabulary of this run, on the text of --data (fine-tuning).
     extend_vocab
-        With --init-from: learn characters that the run does not know.
+        With --init-from: learn characters (or words) that the run does not know.
     find_lr
         Train for at most 300 steps at a rising learning rate, suggest one, draw the curve in a run
         directory of its own, and stop.
@@ -195,9 +195,12 @@ def _report(trainer: Trainer, reporter: Reporter, json_output: bool) -> None:
 
 
 def _closing(trainer: Trainer) -> str:
-    directory, best = trainer.directory, trainer.best_val_loss or 0.0
-    lines = [f"best validation loss: {in_nats(best)} nats per character, at step {trainer.best_step:,}"]
-    if trainer.corpus.entropy is not None:
+    directory, best = trainer.directory, trainer.best_val_loss
+    unit = trainer.corpus.tokenizer.unit
+    lines = ["nothing validated: best is the last checkpoint"]
+    if best is not None:
+        lines = [f"best validation loss: {in_nats(best)} nats per {unit}, at step {trainer.best_step:,}"]
+    if best is not None and trainer.corpus.entropy is not None:
         lines.append(
             f"that is {in_nats(best - trainer.corpus.entropy)} above {trainer.corpus.entropy:.4f}, "
             f"the entropy of this made-up language:\nno model can do better than that"

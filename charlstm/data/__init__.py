@@ -1,11 +1,22 @@
 """Text: corpora, tokenizers, and the batches that training reads."""
 
 from .batches import Batch, StreamBatches
-from .corpus import EMBEDDED, Corpus, fit_to, read_text
-from .tokenizer import CharacterTokenizer, OnUnknown, name_characters
+from .bpe import BPETokenizer
+from .byte_level import ByteTokenizer
+from .characters import ASCIITokenizer, CharacterTokenizer
+from .corpus import Corpus, tokenizer_of
+from .leakage import covered_share, repeated_share
+from .parts import Part, batches_of, describe, fit_to, limited, overlap, part_of
+from .sources import KEPT_STDIN, STDIN, names, read_text, spooled_stdin
+from .tokenizer import Decoder, Tokenizer, load_tokenizer, make_tokenizer, name_tokens, tokenizer_class
+from .windows import WindowBatches, Windows
+from .words import PretokenizedTokenizer, WordTokenizer
 
 __all__ = [
-    "EMBEDDED",
-    "Batch", "CharacterTokenizer", "Corpus", "OnUnknown", "StreamBatches", "fit_to", "name_characters",
-    "read_text",
+    "KEPT_STDIN", "STDIN",
+    "ASCIITokenizer", "BPETokenizer", "Batch", "ByteTokenizer", "CharacterTokenizer", "Corpus", "Decoder",
+    "Part", "PretokenizedTokenizer", "StreamBatches", "Tokenizer", "WindowBatches", "Windows", "WordTokenizer",
+    "batches_of", "covered_share", "describe", "fit_to", "limited",
+    "load_tokenizer", "make_tokenizer", "name_tokens", "names", "overlap", "part_of", "read_text",
+    "repeated_share", "spooled_stdin", "tokenizer_class", "tokenizer_of",
 ]  # fmt: skip

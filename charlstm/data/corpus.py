@@ -1,34 +1,48 @@
-"""A text, its tokenizer, and its two parts: what trains and what validates."""
+"""A text, its tokenizer, and its parts: what trains, what validates, what tests."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from ..config import DataConfig
+from ..config import DataConfig, OnUnknown
 from ..errors import DataError
-from . import coffee
-from .tokenizer import CharacterTokenizer, OnUnknown
+from .characters import CharacterTokenizer
+from .encoded import Encoded, encode, made_tokenizer
+from .sources import STDIN, Source, TextInMemory, open_text, spooled_stdin
+from .tokenizer import Tokenizer, tokenizer_class
 
-EMBEDDED = {"coffee": coffee.text}
-SHORTEST = 4  # tokens: two to train on and two to validate with
+# options that a made tokenizer does not depend on
+_CUTTING = (
+    "data", "val_data", "test_data", "encoding", "on_unknown", "val_fraction", "test_fraction", "split",
+    "split_seed", "batches", "window_stride", "batch_size", "seq_len", "max_val_tokens",
+)  # fmt: skip
+
+
+def _none() -> np.ndarray:
+    return np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token ids of a text, cut in two; make one with `load` or `from_text`."""
+    """Token ids of a text, cut in parts; make one with `load` or `from_text`."""
 
     name: str
-    tokenizer: CharacterTokenizer
-    train: np.ndarray  # (N,) unsigned
-    val: np.ndarray  # (N,) unsigned
-    sha256: str  # of the whole text in UTF-8
+    tokenizer: Tokenizer
+    train: np.ndarray  # (N,) unsigned; all but the test part where its windows are split later on
+    val: np.ndarray  # (N,) unsigned; may be empty
+    sha256: str  # of the whole text in UTF-8; of several texts, of their SHA-256s one after the other
     entropy: float | None = None  # nats per token of the source, where it is known
-    unknown: Counter[str] = field(default_factory=Counter)  # characters that were skipped or replaced
+    unknown: Counter[str] = field(default_factory=Counter)  # what was skipped or replaced
+    test: np.ndarray = field(default_factory=_none)  # (N,) unsigned; may be empty
+    whole: np.ndarray | None = None  # (N,) what the parts were cut from; None where they are several texts
 
     @classmethod
     def from_text(
@@ -37,81 +51,125 @@ class Corpus:
         *,
         name: str = "text",
         val_fraction: float = DataConfig.val_fraction,
-        tokenizer: CharacterTokenizer | None = None,
+        test_fraction: float = DataConfig.test_fraction,
+        tokenizer: Tokenizer | None = None,
         on_unknown: OnUnknown = "error",
         entropy: float | None = None,
     ) -> Corpus:
         """Cut a text; the vocabulary is the text's own unless a tokenizer is given.
 
-        The last `val_fraction` of the tokens validate. Raises DataError for a text too short to
-        cut, of a single character only, or outside of the tokenizer's vocabulary.
+        Of the tokens, the last `test_fraction` test, the `val_fraction` before them validates. Raises
+        DataError for a text too short to cut, of a single character only, or outside of the
+        tokenizer's vocabulary.
         """
-        if not text:
-            raise DataError(f"{name} is empty: give a text to learn from")
+        source = TextInMemory(name, text, entropy)
+        _check_not_empty(source)
         if tokenizer is None:
             tokenizer = CharacterTokenizer.from_text(text)
-            if len(tokenizer) == 1:
-                raise DataError(
-                    f"{name} holds no character but {tokenizer.vocabulary[0]!r}: there is nothing to predict"
-                )
-        ids = tokenizer.encode(text, on_unknown)
-        unknown = Counter() if on_unknown == "error" else tokenizer.unknown(text)
-        if len(ids) < SHORTEST:
-            raise DataError(
-                f"{name} is too short: {len(ids)} known characters, at least {SHORTEST} are needed"
-            )
-        train = min(max(2, int(len(ids) * (1 - val_fraction))), len(ids) - 2)
-        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        return cls(name, tokenizer, ids[:train], ids[train:], digest, entropy, unknown)
+        _check_choice(source, tokenizer)
+        found = {"train": encode(source, tokenizer, on_unknown)}
+        return cls._of({"train": source}, found, tokenizer, val_fraction, test_fraction)
 
     @classmethod
     def load(
         cls,
         config: DataConfig,
-        tokenizer: CharacterTokenizer | None = None,
-        on_unknown: OnUnknown = "error",
+        tokenizer: Tokenizer | None = None,
+        on_unknown: OnUnknown | None = None,
     ) -> Corpus:
-        """The corpus that a configuration names: an embedded one, else a file (./coffee is a file)."""
-        embedded = config.data in EMBEDDED
-        text = EMBEDDED[config.data]() if embedded else read_text(Path(config.data), config.encoding)
-        return cls.from_text(
-            text, name=config.data if embedded else Path(config.data).name, val_fraction=config.val_fraction,
-            tokenizer=tokenizer, on_unknown=on_unknown,
-            entropy=coffee.entropy_per_character() if embedded else None,
+        """The corpus that a configuration names (`sources.open_text` says how), in its parts.
+
+        The tokenizer is made as the configuration says, unless one is given; so is `on_unknown`.
+        Large texts are encoded once and then read from a file in the user's cache.
+        Raises DataError for text that cannot be found, read or used.
+        """
+        on_unknown = config.on_unknown if on_unknown is None else on_unknown
+        with ExitStack() as stack:
+            sources = _sources(config, tokenizer or tokenizer_class(config.tokenizer), stack)
+            if tokenizer is None:
+                tokenizer = _tokenizer_for(config, sources.values())
+            _check_choice(sources["train"], tokenizer)
+            found = {split: encode(source, tokenizer, on_unknown) for split, source in sources.items()}
+        val_fraction = 0.0 if config.split == "windows" else config.val_fraction
+        return cls._of(sources, found, tokenizer, val_fraction, config.test_fraction)
+
+    @classmethod
+    def _of(
+        cls, sources: dict[str, Source], found: dict[str, Encoded], tokenizer: Tokenizer,
+        val_fraction: float, test_fraction: float,
+    ) -> Corpus:  # fmt: skip
+        main = sources["train"]
+        tokens = found["train"].tokens
+        fractions = [0.0 if "val" in found else val_fraction, 0.0 if "test" in found else test_fraction]
+        parts = [(tokens, sources["train"].name, 2 * (1 + sum(share > 0 for share in fractions)))]
+        parts += [
+            (found[split].tokens, sources[split].name, 2) for split in ("val", "test") if split in found
+        ]
+        for ids, name, least in parts:
+            if len(ids) < least:
+                raise DataError(
+                    f"{name} is too short: {len(ids)} known {tokenizer.unit}s, at least {least} are needed"
+                )
+        end, test = _cuts(len(tokens), *fractions)
+        digests = [found[split].sha256 for split in ("train", "val", "test") if split in found]
+        return cls(
+            main.name, tokenizer, tokens[:end],
+            found["val"].tokens if "val" in found else tokens[end:test],
+            digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
+            main.entropy if tokenizer.unit in ("character", "byte") else None,
+            sum((encoded.unknown for encoded in found.values()), Counter()),
+            found["test"].tokens if "test" in found else tokens[test:],
+            tokens if len(found) == 1 else None,
         )  # fmt: skip
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
-    """A file's text as it stands, line ends included, without a byte order mark."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        if str(path).startswith(("http:/", "https:/", "ftp:/")):  # Path makes one slash of two
-            raise DataError(f"{path} is an address on the web: download the file and name it") from None
-        names = ", ".join(EMBEDDED)
-        raise DataError(f"no such file: {path} (corpora known by name: {names})") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    try:
-        text = content.decode(encoding)
-    except LookupError:
-        raise DataError(f"unknown encoding {encoding!r}: try utf-8 or latin-1") from None
-    except (UnicodeError, ValueError) as error:
-        where = f"byte {error.start}: {error.reason}" if isinstance(error, UnicodeDecodeError) else error
-        known = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1, which takes any bytes"
-        raise DataError(
-            f"{path} is not {encoding} text ({where}): name its encoding, such as --encoding {known}"
-        ) from None
-    if "\0" in text and encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
-        raise DataError(
-            f"{path} holds NUL characters, so it is binary or of another encoding: try --encoding utf-16, "
-            f"or latin-1, which takes any bytes"
-        )
-    return text.removeprefix("\ufeff")
+def tokenizer_of(config: DataConfig) -> Tokenizer:
+    """The tokenizer that a configuration asks for, of the text that it names; errors as `Corpus.load`."""
+    with ExitStack() as stack:
+        return _tokenizer_for(config, _sources(config, tokenizer_class(config.tokenizer), stack).values())
 
 
-def fit_to(tokens: int, config: DataConfig) -> DataConfig:
-    """The configuration with batch_size and seq_len shrunk until a step fits `tokens`."""
-    T = min(config.seq_len, tokens - 1)
-    B = max(1, min(config.batch_size, (tokens - 1) // T))
-    return replace(config, batch_size=B, seq_len=T)
+def _sources(
+    config: DataConfig, tokenizer: Tokenizer | type[Tokenizer], stack: ExitStack
+) -> dict[str, Source]:
+    errors = tokenizer.decoding_errors
+    data = str(stack.enter_context(spooled_stdin())) if config.data == STDIN else config.data
+    sources = open_text(data, config.encoding, errors)
+    for split, own in (("val", config.val_data), ("test", config.test_data)):
+        if own is not None:
+            parts = open_text(own, config.encoding, errors)
+            sources[split] = parts.get(split, parts["train"])
+    for source in sources.values():
+        _check_not_empty(source)
+    return sources
+
+
+def _check_not_empty(source: Source) -> None:
+    if next(source.chunks(), None) is None:
+        raise DataError(f"{source.name} is empty: give a text to learn from")
+
+
+def _check_choice(source: Source, tokenizer: Tokenizer) -> None:
+    if len(tokenizer) == 1:
+        only = next(source.chunks())[0]
+        raise DataError(f"{source.name} holds no {tokenizer.unit} but {only!r}: there is nothing to predict")
+
+
+def _tokenizer_for(config: DataConfig, sources: Iterable[Source]) -> Tokenizer:
+    """Made of all the parts: as with a text that is cut, each part is in the vocabulary."""
+    options: dict[str, Any] = dataclasses.asdict(config)
+    for name in _CUTTING:
+        del options[name]
+    return made_tokenizer(list(sources), config, options)
+
+
+def _cuts(n: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
+    """Where training ends, and where the test begins; parts that are wanted get two tokens at least."""
+    test = n
+    if test_fraction:
+        before = 4 if val_fraction else 2
+        test = min(max(before, int(n * (1 - test_fraction))), n - 2)
+    end = test
+    if val_fraction:
+        end = min(max(2, int(n * (1 - (val_fraction + test_fraction)))), test - 2)
+    return end, test

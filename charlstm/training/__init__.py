@@ -5,13 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from ..backends import Ops, get_ops
 from ..checkpoint import read_json
-from ..config import Config, TrainingConfig
-from ..data import EMBEDDED, Corpus, fit_to
+from ..config import Config, DataConfig, TrainingConfig
+from ..data import (
+    KEPT_STDIN,
+    STDIN,
+    Corpus,
+    Windows,
+    batches_of,
+    fit_to,
+    names,
+    overlap,
+    part_of,
+    spooled_stdin,
+)
 from ..errors import CheckpointError, DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run, load
@@ -42,12 +55,12 @@ def train(
 ) -> Run:
     """Train a language model and return the run, with its best checkpoint loaded.
 
-    data     a text file, the name of an embedded corpus, or a `Corpus`
+    data     what `DataConfig.data` describes: a file, a directory, a glob, an address, a name; or a `Corpus`
     config   model, data and training options; `config.data.data` gives way to `data`
     out      the run directory to make; None: the first free runs/NAME-N
     init_from     a run or model directory whose weights, sizes and vocabulary this one starts with;
                   of the model's options only dropout is then free
-    extend_vocab  learn characters that `init_from` does not know
+    extend_vocab  learn characters (or words) that `init_from` does not know
     quiet    print no progress on stderr
 
     Ctrl-C finishes the step and saves, then raises KeyboardInterrupt; `resume` goes on.
@@ -99,33 +112,62 @@ def prepare(
     extend_vocab: bool = False,
 ) -> Trainer:
     """A trainer at step 0, in a new run directory."""
-    ops = get_ops(backend, threads)
+    with ExitStack() as stack:
+        return _prepare(
+            data, config, out, get_ops(backend, threads), reporter, init_from, extend_vocab, stack
+        )
+
+
+def _prepare(
+    data: str | Path | Corpus,
+    config: Config,
+    out: str | Path | None,
+    ops: Ops,
+    reporter: Reporter,
+    init_from: str | Path | None,
+    extend_vocab: bool,
+    stack: ExitStack,
+) -> Trainer:
     start = None if init_from is None else load(init_from, ops)
     if start is not None:
-        config = replace(config, model=finetuning.model_config(start, config.model))
+        config = replace(
+            config,
+            model=finetuning.model_config(start, config.model),
+            data=finetuning.data_config(start, config.data),
+        )
     elif extend_vocab:
         raise UsageError("extend_vocab goes with init_from, the run whose vocabulary is extended")
-    name = data.name if isinstance(data, Corpus) else _lasting_name(data)
-    config = replace(config, data=replace(config.data, data=name))
-    source = data if isinstance(data, Corpus) else config.data
+    config = replace(config, data=_lasting(data, config.data))
+    source, spooled = data if isinstance(data, Corpus) else config.data, None
+    if isinstance(source, DataConfig) and source.data == STDIN:
+        spooled = stack.enter_context(spooled_stdin())
+        source = replace(source, data=str(spooled))
     if start is not None:
         corpus = finetuning.corpus_for(start, source, extend_vocab)
     else:
         corpus = source if isinstance(source, Corpus) else Corpus.load(source)
+    if corpus.tokenizer.changes is not None:
+        reporter.notice(str(corpus.tokenizer.changes))
+    if corpus.unknown and corpus.tokenizer.policy(config.data.on_unknown) != "error":
+        reporter.notice(corpus.tokenizer.tell_unknown(corpus.unknown, config.data.on_unknown))
     fitted = fit_to(len(corpus.train), config.data)
     if fitted != config.data:
         reporter.notice(
-            f"{corpus.name} has only {len(corpus.train):,} training characters: "
+            f"{corpus.name} has only {len(corpus.train):,} training {corpus.tokenizer.unit}s: "
             f"batch size {fitted.batch_size} and sequence length {fitted.seq_len} in place of "
             f"{config.data.batch_size} and {config.data.seq_len}"
         )
         config = replace(config, data=fitted)
+    batches_of(corpus, config.data, config.training.seed)  # what cannot be cut so leaves no directory behind
+    _tell_validation(corpus, config, reporter)
     model = CIFGModel(len(corpus.tokenizer), config.model, backend=ops, seed=config.training.seed)
     if start is not None:
         finetuning.take_weights(model, start)
     directory = new_directory(None if out is None else Path(out), corpus.name)
+    if spooled is not None:
+        shutil.copyfile(spooled, directory / KEPT_STDIN)
     write_text(directory / "config.toml", config.to_toml())
-    record = environment(ops, corpus) | {
+    record = environment(ops, corpus, config.data) | {
         "init_from": None if start is None else str(start.directory.resolve())
     }
     write_text(directory / "env.json", json.dumps(record, indent=1) + "\n")
@@ -133,10 +175,47 @@ def prepare(
     return Trainer(model, corpus, config, directory, reporter)
 
 
-def _lasting_name(data: str | Path) -> str:
-    """A corpus's name, or a file's absolute path, so that the run can go on from any folder."""
-    is_file = str(data) not in EMBEDDED and os.path.exists(data)
-    named = str(Path(data).resolve()) if is_file else str(data)
+def _tell_validation(corpus: Corpus, config: Config, reporter: Reporter) -> None:
+    """What a user should know of the text that validates; UsageError where there must be one."""
+    training, data = config.training, config.data
+    val = part_of(corpus, data, "val")
+    if val is None:
+        if training.early_stopping or training.schedule == "plateau" or training.averaging == "nt-asgd":
+            raise UsageError(
+                "early stopping, the plateau schedule and nt-asgd go by the validation loss: "
+                "give a --val-fraction above 0, or --val-data"
+            )
+        reporter.notice("nothing validates: the checkpoint called best is the last one")
+        return
+    predicted = len(val) * data.seq_len if isinstance(val, Windows) else len(val) - 1
+    if predicted > data.max_val_tokens:
+        reporter.notice(
+            f"each validation reads {data.max_val_tokens:,} of {predicted:,} {corpus.tokenizer.unit}s "
+            f"(--max-val-tokens); evaluate reads all"
+        )
+    if isinstance(val, Windows):
+        reporter.notice(
+            f"windows overlap: {100 * overlap(corpus, data)['covered']:.2f} % of the {corpus.tokenizer.unit}s "
+            f"that validate stand in windows that train, so their loss is not that of new text"
+        )
+
+
+def _lasting(data: str | Path | Corpus, config: DataConfig) -> DataConfig:
+    """With paths made absolute, so that the run can go on from any folder."""
+    name = data.name if isinstance(data, Corpus) else _lasting_name(str(data))
+    return replace(
+        config,
+        data=name,
+        val_data=config.val_data and _lasting_name(config.val_data),
+        test_data=config.test_data and _lasting_name(config.test_data),
+    )
+
+
+def _lasting_name(data: str) -> str:
+    known = data == STDIN or data in names() or "://" in data
+    named = data if known else os.path.abspath(data)
+    if os.path.isfile(named) or os.path.isdir(named):
+        named = str(Path(named).resolve())
     try:
         named.encode()
     except UnicodeEncodeError:
@@ -174,7 +253,8 @@ def reopen(
     threads = threads if threads is not None else started.get("threads")
     run = load(directory, get_ops(backend, threads), which="last")
     if corpus is None:  # skipping: new characters show in the text's hash
-        corpus = Corpus.load(config.data, run.tokenizer, "skip")
+        policy = run.tokenizer.policy(config.data.on_unknown)
+        corpus = Corpus.load(run.data_config, run.tokenizer, "skip" if policy == "error" else policy)
     trainer = Trainer(run.model, corpus, config, directory, reporter if reporter is not None else Reporter())
     trainer.restore()
     if trainer.progress() >= 1:

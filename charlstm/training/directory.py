@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from ..backends import Ops
-from ..config import Config
-from ..data import Corpus
+from ..config import Config, DataConfig
+from ..data import Corpus, describe, overlap
 from ..errors import CharLSTMError, UsageError
 from ..run import read_metrics
 from .progress import in_nats
 
-LIBRARIES = ("charlstm", "numpy", "numba", "llvmlite", "cupy", "safetensors")
+LIBRARIES = ("charlstm", "numpy", "numba", "llvmlite", "cupy", "safetensors", "tokenizers")
 
 
 def new_directory(out: Path | None, name: str) -> Path:
@@ -94,7 +94,7 @@ class MetricsLog:
             self._file.close()
 
 
-def environment(ops: Ops, corpus: Corpus) -> dict[str, Any]:
+def environment(ops: Ops, corpus: Corpus, config: DataConfig) -> dict[str, Any]:
     """What a run's figures depend on beside its configuration."""
     versions = {}
     for name in LIBRARIES:
@@ -115,6 +115,8 @@ def environment(ops: Ops, corpus: Corpus) -> dict[str, Any]:
             "sha256": corpus.sha256,
             "train_tokens": len(corpus.train),
             "val_tokens": len(corpus.val),
+            "test_tokens": len(corpus.test),
+            "overlap": overlap(corpus, config),
         },
     }
 
@@ -177,24 +179,20 @@ def save_figure(figure: Any, path: Path) -> Path:
 def model_card(config: Config, corpus: Corpus, parameters: int, progress: dict[str, Any]) -> str:
     """README.md of a checkpoint and of a run, filled in from what was measured."""
     best = progress.get("best_val_loss")
-    model = config.model
-    result = (
-        "not yet validated"
-        if best is None
-        else f"{in_nats(best)} nats per character (step {progress['best_step']})"
-    )
+    model, unit = config.model, corpus.tokenizer.unit
+    result = "none" if best is None else f"{in_nats(best)} nats per {unit} (step {progress['best_step']})"
     return f"""---
 library_name: charlstm
 pipeline_tag: text-generation
-tags: [lstm, cifg, character-level]
+tags: [lstm, cifg, {unit}-level]
 ---
 # A CIFG-LSTM language model of {corpus.name}
 
 - {parameters:,} parameters: {model.num_layers} layers of {model.hidden_size} units, \
-{len(corpus.tokenizer)} characters, {model.dtype}
-- trained on {len(corpus.train):,} characters, validated on the {len(corpus.val):,} that follow them
+{len(corpus.tokenizer)} {unit}s, {model.dtype}
+- {describe(corpus, config.data)}
 - best validation loss: {result}
-- after {progress["step"]:,} steps, {progress["tokens"]:,} characters read, {progress["seconds"]:.0f} s
+- after {progress["step"]:,} steps, {progress["tokens"]:,} {unit}s read, {progress["seconds"]:.0f} s
 - SHA-256 of the text: {corpus.sha256}
 
     charlstm generate DIRECTORY --prompt "..."

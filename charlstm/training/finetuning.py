@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import replace
+from typing import Any
 
 from ..config import DataConfig, ModelConfig
-from ..data import CharacterTokenizer, Corpus
+from ..data import Corpus, Tokenizer, tokenizer_of
 from ..errors import DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run
@@ -17,47 +18,80 @@ def model_config(start: Run, asked: ModelConfig) -> ModelConfig:
 
     A size that is the default counts as not asked for.
     """
-    saved, default = start.model.config, ModelConfig()
-    for field in dataclasses.fields(ModelConfig):
-        value = getattr(asked, field.name)
-        if field.name != "dropout" and value not in (
-            getattr(default, field.name),
-            getattr(saved, field.name),
-        ):
+    sizes = {f.name for f in dataclasses.fields(ModelConfig)} - {"dropout"}
+    _only_the_runs(start, asked, start.model.config, sizes)
+    return replace(start.model.config, dropout=asked.dropout)
+
+
+def data_config(start: Run, asked: DataConfig) -> DataConfig:
+    """The options with the run's kind of tokenizer; UsageError where another one was asked for."""
+    saved = replace(DataConfig(), tokenizer=start.tokenizer.kind, normalize=start.tokenizer.normalize)
+    _only_the_runs(start, asked, saved, {"tokenizer", "normalize"})
+    return replace(asked, tokenizer=saved.tokenizer, normalize=saved.normalize)
+
+
+def _only_the_runs(start: Run, asked: Any, saved: Any, names: set[str]) -> None:
+    for name in sorted(names):
+        value = getattr(asked, name)
+        if value not in (getattr(type(asked)(), name), getattr(saved, name)):
             raise UsageError(
-                f"{field.name} is {getattr(saved, field.name)} in {start.directory}, whose weights this starts "
+                f"{name} is {getattr(saved, name)} in {start.directory}, whose weights this starts "
                 f"from, and cannot be {value}"
             )
-    return replace(saved, dropout=asked.dropout)
 
 
 def corpus_for(start: Run, data: Corpus | DataConfig, extend_vocab: bool) -> Corpus:
-    """The text in the run's vocabulary, new characters numbered after the known ones.
+    """The text in the run's vocabulary, new characters or words numbered after the known ones.
 
-    Raises DataError where there are new characters and `extend_vocab` is False.
+    Raises DataError where there are new ones and `extend_vocab` is False, unless they are skipped
+    or replaced; and for a fixed vocabulary that cannot be extended.
     """
-    known = start.tokenizer.vocabulary
-    corpus = data if isinstance(data, Corpus) else Corpus.load(data)
-    vocabulary = corpus.tokenizer.vocabulary
-    new = [s for s in vocabulary if s not in known]
+    known = start.tokenizer
+    if extend_vocab:
+        known.extended(())
+    if isinstance(data, Corpus):
+        return _tokenized_alike(start, data, extend_vocab)
+    unknown_matter = known.policy(data.on_unknown) == "error" and known.extensible
+    if not extend_vocab and not unknown_matter:
+        return Corpus.load(data, known)
+    new = _new(known, tokenizer_of(data))
     if new and not extend_vocab:
-        shown = ", ".join(map(repr, new[:5])) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
-        raise DataError(
-            f"{corpus.name} has characters that {start.directory} does not know: {shown} "
-            f"(--extend-vocab learns them)"
-        )
-    if not isinstance(data, Corpus):
-        return Corpus.load(data, CharacterTokenizer([*known, *new]))
-    if vocabulary[: len(known)] != known:
-        raise DataError(
-            f"{corpus.name} was tokenized with another vocabulary than that of {start.directory}: "
-            f"make the corpus with tokenizer=charlstm.load({str(start.directory)!r}).tokenizer"
-        )
-    return corpus
+        raise _unknown(start, data.data, new)
+    return Corpus.load(data, known.extended(new))
+
+
+def _tokenized_alike(start: Run, corpus: Corpus, extend_vocab: bool) -> Corpus:
+    known, tokenizer = start.tokenizer, corpus.tokenizer
+    if tokenizer.hash == known.hash:
+        return corpus
+    if known.extensible and type(tokenizer) is type(known):
+        new = _new(known, tokenizer)
+        if new and not extend_vocab:
+            raise _unknown(start, corpus.name, new)
+        if tokenizer.hash == known.extended(new).hash:
+            return corpus
+    raise DataError(
+        f"{corpus.name} was tokenized with another vocabulary than that of {start.directory}: "
+        f"make the corpus with tokenizer=charlstm.load({str(start.directory)!r}).tokenizer"
+    )
+
+
+def _new(known: Tokenizer, tokenizer: Tokenizer) -> list[str]:
+    """The tokens that are not known, in their order."""
+    vocabulary = set(known.vocabulary)
+    return [s for s in tokenizer.vocabulary if s not in vocabulary]
+
+
+def _unknown(start: Run, name: str, new: list[str]) -> DataError:
+    shown = ", ".join(map(repr, new[:5])) + (f" and {len(new) - 5} more" if len(new) > 5 else "")
+    return DataError(
+        f"{name} has {start.tokenizer.unit}s that {start.directory} does not know: {shown} "
+        f"(--extend-vocab learns them)"
+    )
 
 
 def take_weights(model: CIFGModel, start: Run) -> None:
-    """Copy the run's weights; those of new characters stay as they are."""
+    """Copy the run's weights; those of new tokens stay as they are."""
     for name, array in start.model.parameters.items():
         known = tuple(slice(size) for size in array.shape)
         model.parameters[name][known] = array

@@ -15,9 +15,9 @@ from .. import checkpoint
 from ..backends import Array
 from ..cifg import State
 from ..config import Config, SamplingConfig
-from ..data import Corpus, StreamBatches
+from ..data import Corpus, batches_of, describe, limited, part_of
 from ..errors import CheckpointError, DataError, DivergedError
-from ..evaluation import Evaluation, evaluate
+from ..evaluation import evaluate
 from ..generation import generate
 from ..model import CIFGModel
 from .directory import MetricsLog, model_card, plot_curves, write_text
@@ -45,7 +45,8 @@ class Trainer:
     ) -> None:
         self.model, self.corpus, self.config = model, corpus, config
         self.directory, self.reporter = directory, reporter
-        self.batches = StreamBatches(corpus.train, config.data.batch_size, config.data.seq_len)
+        self.batches = batches_of(corpus, config.data, config.training.seed)
+        self.val = limited(part_of(corpus, config.data, "val"), config.data.max_val_tokens)
         self.optimizer = Optimizer(model, config.training)
         self.average = WeightAverage(model, config.training) if config.training.averaging != "none" else None
         self.state = model.zero_state(config.data.batch_size)
@@ -145,8 +146,7 @@ class Trainer:
         """The text and the model, in two lines."""
         model, corpus, data = self.model, self.corpus, self.config.data
         return (
-            f"{corpus.name}: {len(corpus.train):,} characters train, {len(corpus.val):,} validate, "
-            f"{len(corpus.tokenizer)} distinct\n"
+            f"{corpus.name}: {describe(corpus, data)}, {len(corpus.tokenizer)} distinct\n"
             f"{model.num_parameters:,} parameters: {model.config.num_layers} layers of "
             f"{model.config.hidden_size}, batches of {data.batch_size} x {data.seq_len}, "
             f"{model.ops.name} on {model.ops.threads()} threads"
@@ -227,20 +227,35 @@ class Trainer:
         if self._busy_steps:
             self._log(metrics)
         with self._averaged():
-            figures = evaluate(self.model, self.corpus.val)
-            if not math.isfinite(figures.loss):
-                raise _DivergingError(f"the validation loss is no longer a finite number at step {self.step}")
-            self._validated_at = self.step
-            best = self.best_val_loss is None or figures.loss < self.best_val_loss
-            self._validated(figures.loss, best)
-            self._tick()
-            line = self._validation_line(figures)
-            metrics.write(**line)
+            line, best = self._validate(metrics)
             if best:
                 self._save("best")
         if steady:
             self._save("last")
-        self.reporter.validated(line, best)
+        if line is not None:
+            self.reporter.validated(line, best)
+
+    def _validate(self, metrics: MetricsLog) -> tuple[dict[str, Any] | None, bool]:
+        """The line of metrics, and whether it is the best so far: always where nothing validates."""
+        if self.val is None:
+            self._validated_at = self.best_step = self.step
+            return None, True
+        figures = evaluate(self.model, self.val)
+        if not math.isfinite(figures.loss):
+            raise _DivergingError(f"the validation loss is no longer a finite number at step {self.step}")
+        self._validated_at = self.step
+        best = self.best_val_loss is None or figures.loss < self.best_val_loss
+        self._validated(figures.loss, best)
+        self._tick()
+        line = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "val_loss": figures.loss,
+            "val_mean_max_posterior": figures.mean_max_posterior,
+        }
+        metrics.write(**line)
+        return line, best
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Inside, the model has the weights that are validated and kept."""
@@ -258,19 +273,11 @@ class Trainer:
         if training.schedule == "plateau" and self._stale % training.plateau == 0:
             self._rate_factor *= training.decay
 
-    def _validation_line(self, figures: Evaluation) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 3),
-            "val_loss": figures.loss,
-            "val_mean_max_posterior": figures.mean_max_posterior,
-        }
-
     def _sample(self) -> None:
         """A sample, once the mean of the largest posterior exceeds the threshold."""
         batch = self.batches[self.step]
-        _, confidence, _ = self.model.loss(batch.x, batch.y, self.state)
+        state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
+        _, confidence, _ = self.model.loss(batch.x, batch.y, state)
         if confidence <= self.config.training.sample_threshold:
             return
         sampling = SamplingConfig(length=SAMPLE_LENGTH, seed=self.step)

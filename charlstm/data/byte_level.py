@@ -1,0 +1,104 @@
+"""Tokens that are bytes of UTF-8, and what tokens made of such bytes have in common."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from ..config import DataConfig, Normalization, OnUnknown
+from .tokenizer import Decoder, Tokenizer
+
+BLOCK = 1 << 20  # tokens whose characters are counted at once
+
+
+class ByteLevelTokenizer(Tokenizer):
+    """Tokens that stand for one or more bytes of UTF-8; unknown are only surrogates, which have no bytes."""
+
+    replacement = "\ufffd"
+    _undecodable: ClassVar[str]  # what `decode` makes of bytes that are no text: an error handler
+    _without_bytes: ClassVar[re.Pattern[str]]
+
+    @abstractmethod
+    def _join(self, ids: Any) -> bytes:
+        """The bytes of token ids (N,)."""
+
+    def decode(self, ids: Any) -> str:
+        return self._join(ids).decode("utf-8", self._undecodable)
+
+    def decoder(self, prompt: str = "") -> Decoder:
+        return _ByteDecoder(self, "replace")
+
+    def characters(self, ids: np.ndarray) -> int:
+        decoder = _ByteDecoder(self, self._undecodable)
+        pieces = (decoder.feed(ids[k : k + BLOCK]) for k in range(0, len(ids), BLOCK))
+        return sum(map(len, pieces)) + len(decoder.finish())
+
+    def _bytes(self, text: str, on_unknown: OnUnknown) -> bytes:
+        try:
+            return text.encode("utf-8", self.decoding_errors)
+        except UnicodeEncodeError:
+            if on_unknown == "error":
+                self._refuse(self._unknown(text))
+        put = "" if on_unknown == "skip" else self.replacement
+        return self._without_bytes.sub(put, text).encode("utf-8", self.decoding_errors)
+
+    def _unknown(self, text: str) -> Counter[str]:
+        return Counter(self._without_bytes.findall(text))
+
+
+class _ByteDecoder(Decoder):
+    """Keeps the bytes of a character until it is complete."""
+
+    def __init__(self, tokenizer: ByteLevelTokenizer, errors: str) -> None:
+        self._join = tokenizer._join
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
+
+    def feed(self, ids: Any) -> str:
+        return self._decoder.decode(self._join(ids))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class ByteTokenizer(ByteLevelTokenizer):
+    """The 256 bytes, of any file at all.
+
+    Bytes that are not UTF-8 stand in the text as surrogates U+DC80 to U+DCFF, Python's
+    "surrogateescape"; `decode` gives these back.
+    """
+
+    kind = "bytes"
+    unit = "byte"
+    decoding_errors = "surrogateescape"
+    start_token = ord("\n")
+    _undecodable = "surrogateescape"
+    _without_bytes = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+
+    def __init__(self, normalize: Normalization = "none") -> None:
+        super().__init__(256, normalize)
+
+    @classmethod
+    def build(cls, config: DataConfig, chunks: Iterable[str]) -> Self:
+        return cls(config.normalize)
+
+    def _encode(self, text: str, on_unknown: OnUnknown) -> np.ndarray:
+        return np.frombuffer(self._bytes(text, on_unknown), dtype=np.uint8).copy()
+
+    def _join(self, ids: Any) -> bytes:
+        return np.asarray(ids).astype(np.uint8).tobytes()
+
+    def _content(self) -> dict[str, Any]:
+        return {}
+
+    def _identity(self) -> list[Any]:
+        return []
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any], normalize: Normalization) -> Self:
+        return cls(normalize)
