@@ -87,19 +87,19 @@ def _height(rows):
 
 
 @njit(**OPTIONS)
-def add_rows_of_panel(a, a_at, stride, panels, block, k, depth, out, out_at, rows, accumulate):
+def add_rows_of_panel(a, a_at, stride, panels, block, out, out_at, rows, accumulate):
     """`rows` rows of out (+)= a B: those at numbers a_at and out_at on; B (K, N) packed in panels.
 
-    Of them the columns that the panel `block` holds, and of the sums the `depth` steps from k on. a has
-    `stride` numbers in a row; out is (..., N). accumulate is 1, or 0 to write over out.
+    Of them the columns that the panel `block` holds. a has `stride` numbers in a row; out is
+    (..., N). accumulate is 1, or 0 to write over out.
     """
-    N, width = out.shape[-1], VECTORS * panels.shape[3]
+    N, depth, width = out.shape[-1], panels.shape[1], VECTORS * panels.shape[3]
     column, first = block * width, 0
     while first < rows:
         height = _height(rows - first)
         _tile(
-            height, min(width, N - column), depth, at(a, a_at + first * stride + k), stride,
-            at(panels, (block * panels.shape[1] + k) * width), at(out, out_at + first * N + column), N, accumulate,
+            height, min(width, N - column), depth, at(a, a_at + first * stride), stride,
+            at(panels, block * depth * width), at(out, out_at + first * N + column), N, accumulate,
         )  # fmt: skip
         first += height
 
@@ -108,9 +108,7 @@ def add_rows_of_panel(a, a_at, stride, panels, block, k, depth, out, out_at, row
 def add_rows(a, a_at, stride, panels, out, out_at, rows, accumulate):
     """As `add_rows_of_panel`, all columns."""
     for block in range(panels.shape[0]):
-        add_rows_of_panel(
-            a, a_at, stride, panels, block, 0, panels.shape[1], out, out_at, rows, accumulate
-        )  # fmt: skip
+        add_rows_of_panel(a, a_at, stride, panels, block, out, out_at, rows, accumulate)
 
 
 @njit(**OPTIONS)

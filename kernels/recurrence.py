@@ -271,7 +271,7 @@ def backward(
         for block in range(W.shape[0]):
             for t in range(begin, end):
                 da_t, dx_t = (t - begin + empty) * count * GATES * H, (t * B + start) * D
-                add_rows_of_panel(da, da_t, GATES * H, W, block, 0, GATES * H, dx, dx_t, count, 0)
+                add_rows_of_panel(da, da_t, GATES * H, W, block, dx, dx_t, count, 0)
         for column in range(0, GATES * H, VECTORS * panel.shape[3]):
             pack_panel(rows_da, 0, rows_da.shape[0], column, panel, 0)
             add_columns(h_columns, panel, rows_da.shape[0], dR, column, 0, h_columns.shape[0])
