@@ -22,7 +22,7 @@ class StackTape(NamedTuple):
 
     layers: list[CIFGTape]
     inputs: list[LayerInput]
-    masks: Sequence[Array]  # (T, B, H) each, applied to the output of layers 0 to L-2; or empty
+    recurrent: list[Array]  # R of each layer as it was used, (H, 3H)
 
     @property
     def top(self) -> Array:
@@ -38,18 +38,29 @@ class StackTape(NamedTuple):
 
 
 def stack_forward(
-    ops: Ops, first: LayerInput, parameters: Parameters, state: State, masks: Sequence[Array] = ()
+    ops: Ops,
+    first: LayerInput,
+    parameters: Parameters,
+    state: State,
+    masks: Sequence[Array] = (),
+    weight_masks: Sequence[Array] = (),
 ) -> StackTape:
-    """Run L layers, of which the first reads `first` and each other one h of the layer below."""
+    """Run L layers, of which the first reads `first` and each other one h of the layer below.
+
+    masks         factors of the h of layers 0 to L-2, (T, B, H), or (1, B, H) for all steps; or empty
+    weight_masks  factors of R of every layer, (H, 3H); or empty
+    """
     inputs = [first]
     layers: list[CIFGTape] = []
+    recurrent: list[Array] = []
     for k in range(state.h.shape[0]):
         if k:
             x = layers[-1].h[1:, ...]
-            inputs.append(layer_input(x * masks[k - 1] if masks else x, parameters, k))
+            inputs.append(layer_input(ops.multiply(x, masks[k - 1]) if masks else x, parameters, k))
         R = parameters[f"cifg.{k}.R"]
-        layers.append(ops.layer_forward(inputs[k], R, state.h[k, ...], state.c[k, ...]))
-    return StackTape(layers, inputs, masks)
+        recurrent.append(ops.multiply(R, weight_masks[k]) if weight_masks else R)
+        layers.append(ops.layer_forward(inputs[k], recurrent[k], state.h[k, ...], state.c[k, ...]))
+    return StackTape(layers, inputs, recurrent)
 
 
 def stack_outputs(ops: Ops, first: LayerInput, parameters: Parameters, state: State) -> tuple[Array, State]:
@@ -69,9 +80,10 @@ def stack_outputs(ops: Ops, first: LayerInput, parameters: Parameters, state: St
 def stack_backward(
     ops: Ops,
     dh: Array,
-    parameters: Parameters,
     gradients: Parameters,
     tape: StackTape,
+    masks: Sequence[Array] = (),
+    weight_masks: Sequence[Array] = (),
     state_gradients: bool = True,
 ) -> tuple[LayerGradients, State | None]:
     """Back through `stack_forward` from dh (T, B, H), the loss's derivative by the top layer's h.
@@ -83,17 +95,17 @@ def stack_backward(
     B, H = dh.shape[1:]
     dh0, dc0 = [], []
     for k in range(len(tape.layers) - 1, -1, -1):
-        R, source = parameters[f"cifg.{k}.R"], tape.inputs[k]
+        R, dR, source = tape.recurrent[k], gradients[f"cifg.{k}.R"], tape.inputs[k]
         dW = None if source.x is None else gradients[f"cifg.{k}.W"]
         dc_last = ops.zeros((B, H), dh.dtype)
-        layer = ops.layer_backward(
-            dh, dc_last, R, tape.layers[k], source, gradients[f"cifg.{k}.R"], dW, state_gradients
-        )
+        layer = ops.layer_backward(dh, dc_last, R, tape.layers[k], source, dR, dW, state_gradients)
+        if weight_masks:
+            ops.multiply(dR, weight_masks[k], out=dR)
         dh0.append(layer.h0)
         dc0.append(layer.c0)
         if k:
             gradients[f"cifg.{k}.b"][...] = layer.table[0, ...]
-            dh = layer.x * tape.masks[k - 1] if tape.masks else layer.x
+            dh = ops.multiply(layer.x, masks[k - 1], out=layer.x) if masks else layer.x
     if not state_gradients:
         return layer, None
     return layer, State(ops.xp.stack(dh0[::-1]), ops.xp.stack(dc0[::-1]))

@@ -82,12 +82,28 @@ class ModelConfig:
     """Share of units dropped between layers while training; does nothing with one layer."""
     dtype: Literal["float32", "float64"] = "float32"
     """What everything is computed in."""
+    input_dropout: float = 0.0
+    """Share of units dropped from the vectors that the first layer reads; goes with --embedding-size."""
+    output_dropout: float = 0.0
+    """Share of units dropped from what the softmax head reads."""
+    embedding_dropout: float = 0.0
+    """Share of the vocabulary whose embedding (or one-hot input) is dropped throughout a step."""
+    weight_drop: float = 0.0
+    """Share of the recurrent weights dropped in each step (DropConnect)."""
+    variational: bool = False
+    """Drop the same units of input, between layers and output at all time steps of a batch's row."""
+    tied_embeddings: bool = False
+    """The head's weights are those of the embedding, behind a down-projection where the sizes differ;
+    goes with --embedding-size."""
 
     def __post_init__(self) -> None:
         _check_types(self)
         _positive(self, "hidden_size", "num_layers", "embedding_size")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout must be at least 0 and less than 1, not {self.dropout}")
+        _shares(
+            self, "dropout", "input_dropout", "output_dropout", "embedding_dropout", "weight_drop"
+        )  # fmt: skip
+        if self.tied_embeddings and self.embedding_size is None:
+            raise UsageError("tied_embeddings needs an embedding: give embedding_size")
         if self.dtype not in ("float32", "float64"):
             raise UsageError(f"dtype must be float32 or float64, not {self.dtype!r}")
 
@@ -235,6 +251,16 @@ class TrainingConfig:
     """No sample while the mean of the largest posterior lies below this."""
     seed: int = 0
     """Seed of weights and dropout."""
+    label_smoothing: float = 0.0
+    """Share of each target that is spread evenly over the vocabulary; losses are told without it."""
+    activation_regularization: float = 0.0
+    """Penalty on the mean square of what the head reads (AR, as in AWD-LSTM, there 2); losses are told
+    without it."""
+    temporal_activation_regularization: float = 0.0
+    """Penalty on the mean square of changes from step to step of the top layer (TAR, there 1); likewise."""
+    random_seq_len: bool = False
+    """Let each step read a random number of tokens around --seq-len (in one of twenty steps around half of
+    it), at a learning rate in proportion (as in AWD-LSTM)."""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -243,7 +269,8 @@ class TrainingConfig:
             "decay_every", "plateau", "average_after", "early_stopping", "keep_every",
         )  # fmt: skip
         _not_negative(self, "warmup_steps", "sample_threshold", "seed", "weight_decay", "max_rollbacks")
-        _shares(self, "momentum", "beta1", "beta2", "ema_decay")
+        _not_negative(self, "activation_regularization", "temporal_activation_regularization")
+        _shares(self, "momentum", "beta1", "beta2", "ema_decay", "label_smoothing")
         if not 0 < self.decay < 1:
             raise UsageError(f"decay must lie between 0 and 1, not {self.decay}")
         if self.max_time is not None:

@@ -8,8 +8,8 @@ backends can be wrong in the same way.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from .backends import Ops, get_ops
 from .cifg import State
 from .config import ModelConfig
-from .model import CIFGModel
+from .model import NO_PENALTIES, CIFGModel, Penalties
 
 GRADIENT_ERROR = 1e-7  # relative, float64
 AGREEMENT_ERROR = {"float64": 1e-12, "float32": 2e-5}  # relative to the largest element
@@ -55,9 +55,13 @@ class Case:
     dropout: float = 0.0
     features: int | None = None
     last: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)  # further ones of `ModelConfig`
+    penalties: Penalties = NO_PENALTIES
 
     def model(self, ops: Ops, dtype: str = "float64") -> CIFGModel:
-        config = ModelConfig(self.hidden, self.layers, self.embedding, self.dropout, dtype)  # type: ignore[arg-type]
+        config = ModelConfig(
+            self.hidden, self.layers, self.embedding, self.dropout, dtype, **self.options  # type: ignore[arg-type]
+        )  # fmt: skip
         emit = "last" if self.last else "every"
         return CIFGModel(self.vocabulary, config, input_size=self.features, emit=emit, backend=ops, seed=5)  # type: ignore[arg-type]
 
@@ -86,7 +90,26 @@ CASES = (
     Case("2 layers, feature vectors, last step", T=6, B=4, features=5, last=True),
     Case("3 layers, 1 row, larger than a vector", T=9, B=1, layers=3, hidden=37, embedding=8),
     Case("2 layers, shared out over threads", T=12, B=33, hidden=100, embedding=20, vocabulary=65),
-)
+    Case("input and output dropout, look-up", T=6, B=4, embedding=6,
+         options={"input_dropout": 0.3, "output_dropout": 0.4}),
+    Case("variational dropout everywhere, feature vectors, last step", T=6, B=4, features=5, last=True, dropout=0.3,
+         options={"input_dropout": 0.3, "output_dropout": 0.4, "variational": True}),
+    Case("embedding dropout, one-hot", T=6, B=4, options={"embedding_dropout": 0.3}),
+    Case("embedding dropout, look-up", T=6, B=4, embedding=6, options={"embedding_dropout": 0.3}),
+    Case("embedding dropout, plain product", T=3, B=2, embedding=6, options={"embedding_dropout": 0.3}),
+    Case("weight drop", T=6, B=4, layers=3, options={"weight_drop": 0.5}),
+    Case("tied embedding, look-up", T=6, B=4, embedding=9, options={"tied_embeddings": True}),
+    Case("tied embedding, projection, plain product", T=3, B=2, embedding=6, options={"tied_embeddings": True}),
+    Case("label smoothing", T=4, B=3, vocabulary=5, penalties=Penalties(label_smoothing=0.1)),
+    Case("activation regularisation", T=5, B=3, embedding=6, options={"output_dropout": 0.4},
+         penalties=Penalties(activation=2.0, temporal=1.0)),
+    Case("activation regularisation, feature vectors, last step", T=5, B=3, features=4, last=True,
+         penalties=Penalties(activation=2.0, temporal=1.0)),
+    Case("AWD-LSTM", T=5, B=4, layers=3, embedding=6, vocabulary=7, dropout=0.3,
+         options={"input_dropout": 0.4, "output_dropout": 0.4, "embedding_dropout": 0.1, "weight_drop": 0.5,
+                  "variational": True, "tied_embeddings": True},
+         penalties=Penalties(0.1, 2.0, 1.0)),
+)  # fmt: skip
 
 
 def directional_error(f: Callable[[float], float], derivative: float) -> float:
@@ -101,11 +124,20 @@ def gradient_errors(case: Case, ops: Ops) -> Iterator[tuple[str, float]]:
     model = case.model(ops)
     x, targets, state = case.inputs()
     rng = np.random.default_rng(1)
+    smoothing = case.penalties.label_smoothing
 
     def loss(x: np.ndarray, state: State) -> float:
-        return model.loss_and_gradients(x, targets, state, dropout_seed=(3,))[0]
+        """What the gradients are of: cross-entropy, which is linear in the targets, and penalties."""
+        value, gradients, _ = model.loss_and_gradients(
+            x, targets, state, dropout_seed=(3,), penalties=case.penalties
+        )
+        if smoothing:
+            each = (np.full_like(targets, v) for v in range(case.vocabulary))
+            others = [model.loss_and_gradients(x, y, state, dropout_seed=(3,))[0] for y in each]
+            value = (1 - smoothing) * value + smoothing * sum(others) / len(others)
+        return value + gradients.penalty
 
-    _, gradients, _ = model.loss_and_gradients(x, targets, state, dropout_seed=(3,))
+    _, gradients, _ = model.loss_and_gradients(x, targets, state, dropout_seed=(3,), penalties=case.penalties)
     for name, parameter in model.parameters.items():
         start = np.array(ops.to_numpy(parameter))
         direction = rng.standard_normal(start.shape)
@@ -168,14 +200,17 @@ def results(case: Case, ops: Ops, dtype: str) -> dict[str, np.ndarray]:
     model = case.model(ops, dtype)
     x, targets, state = case.inputs()
     state = State(*(part.astype(dtype) for part in state))
-    loss, gradients, carried = model.loss_and_gradients(x, targets, state, dropout_seed=(3,))
+    loss, gradients, carried = model.loss_and_gradients(
+        x, targets, state, dropout_seed=(3,), penalties=case.penalties
+    )
     logits, _ = model.forward(x, state)
     arrays = {f"d {name}": array for name, array in gradients.items()}
     arrays |= {"logits": logits, "h": carried.h, "c": carried.c}
     arrays |= {"d h0": gradients.initial_state.h, "d c0": gradients.initial_state.c}
     if gradients.inputs is not None:
         arrays["d x"] = gradients.inputs
-    return {"loss": np.asarray(loss), **{name: ops.to_numpy(array) for name, array in arrays.items()}}
+    figures = {"loss": np.asarray(loss), "penalty": np.asarray(gradients.penalty)}
+    return {**figures, **{name: ops.to_numpy(array) for name, array in arrays.items()}}
 
 
 def agreement_error(ours: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> float:

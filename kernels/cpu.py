@@ -72,10 +72,10 @@ def _sum(x):
 
 
 @kernel
-def softmax_cross_entropy(logits, targets, dlogits, scale):
+def softmax_cross_entropy(logits, targets, dlogits, scale, smoothing):
     """Sum of the losses of some rows (float64); dlogits becomes (posterior - one hot) * scale.
 
-    dlogits may be logits.
+    Of the one hot, a share `smoothing` is spread evenly over all of a row. dlogits may be logits.
     """
     N, V = logits.shape
     loss = 0.0
@@ -91,8 +91,44 @@ def softmax_cross_entropy(logits, targets, dlogits, scale):
         factor = scale / total
         for k in range(V):
             out[k] *= factor
-        out[target] -= scale
+        out[target] -= scale - scale * smoothing
+        if smoothing > 0:
+            even = scale * smoothing / logits.dtype.type(V)
+            for k in range(V):
+                out[k] -= even
     return loss
+
+
+@kernel
+def dropout_mask(bits, threshold, keep, mask):
+    """mask[k] = keep, or 0 where bits[k] lies below the threshold."""
+    for k in range(mask.shape[0]):
+        mask[k] = keep if bits[k] >= threshold else mask.dtype.type(0)
+
+
+@kernel
+def activation_gradients(dh, h, activation, temporal, start, stop):
+    """dh_t += activation h_t + temporal (2 h_t - h_{t-1} - h_{t+1}) for the steps `start` to `stop`.
+
+    dh and h are (T, B, H); at both ends the difference that is missing counts as 0. Returns the sums
+    of h_t^2 and of (h_t - h_{t-1})^2 over these steps, in float64.
+    """
+    T, B, H = h.shape
+    sizes, steps = 0.0, 0.0
+    work = np.empty(H, h.dtype)
+    for t in range(start, stop):
+        for b in range(B):
+            row, now = dh[t, b], h[t, b]
+            before, after = h[max(t - 1, 0), b], h[min(t + 1, T - 1), b]
+            for k in range(H):
+                row[k] += activation * now[k] + temporal * ((now[k] - before[k]) - (after[k] - now[k]))
+            for k in range(H):
+                work[k] = now[k] * now[k]
+            sizes += _sum(work)
+            for k in range(H):
+                work[k] = (now[k] - before[k]) * (now[k] - before[k])
+            steps += _sum(work)
+    return sizes, steps
 
 
 @kernel

@@ -24,13 +24,13 @@ def loss(rows, W, bias, targets, logits, start, stop):
     rows (N, H); W: weight (H, V) in panels; bias (V,); logits (piece, V) is room.
     """
     total, confidence = 0.0, 0.0
+    one, zero = logits.dtype.type(1), logits.dtype.type(0)
     for first in range(start, stop, logits.shape[0]):
         count = min(logits.shape[0], stop - first)
         _logits(rows, W, bias, first, count, logits)
-        one = softmax_cross_entropy(
-            logits[:count], targets[first : first + count], logits[:count], logits.dtype.type(1)
+        total += softmax_cross_entropy(
+            logits[:count], targets[first : first + count], logits[:count], one, zero
         )
-        total += one
         for k in range(count):
             logits[k, targets[first + k]] += 1  # back from posterior - one hot to the posterior
             confidence += np.max(logits[k])
@@ -38,21 +38,45 @@ def loss(rows, W, bias, targets, logits, start, stop):
 
 
 @kernel
-def gradients(rows, W, bias, targets, WT, drows, dW, db, logits, columns, panel, scale, start, stop):
-    """The summed loss of rows `start` to `stop`; writes their drows, adds to dW (H, V) and db (V,).
+def gradients(
+    rows,
+    W,
+    bias,
+    targets,
+    WT,
+    drows,
+    dW,
+    db,
+    logits,
+    columns,
+    panel,
+    scale,
+    smoothing,
+    transposed,
+    start,
+    stop,
+):
+    """The summed loss of rows `start` to `stop`; writes their drows, adds to dW and db (V,).
 
-    Gradients are those of the summed loss times `scale`. rows (N, H); W and WT: weight (H, V) and its
-    transpose in panels; room: logits (piece, V), columns (H / ROWS, piece, ROWS), panel (1, piece, 3, lanes).
+    Gradients are those of the summed loss, its targets smoothed, times `scale`. rows (N, H); W and WT:
+    weight (H, V) and its transpose in panels; dW (H, V), or (V, H) if `transposed`; room: logits (piece,
+    V), columns (rows of dW / ROWS, piece, ROWS), panel (1, piece, 3, lanes).
     """
     H, V, total = rows.shape[1], bias.shape[0], 0.0
     for first in range(start, stop, logits.shape[0]):
         count = min(logits.shape[0], stop - first)
         _logits(rows, W, bias, first, count, logits)
-        total += softmax_cross_entropy(logits[:count], targets[first : first + count], logits[:count], scale)
+        total += softmax_cross_entropy(
+            logits[:count], targets[first : first + count], logits[:count], scale, smoothing
+        )
         add_rows(logits, 0, V, WT, drows, first * H, count, 0)
-        pack_columns(rows, first, count, columns, 0, columns.shape[0], 0)
-        for column in range(0, V, VECTORS * panel.shape[3]):
-            pack_panel(logits, 0, count, column, panel, 0)
+        if transposed:
+            left, left_at, right, right_at = logits, 0, rows, first
+        else:
+            left, left_at, right, right_at = rows, first, logits, 0
+        pack_columns(left, left_at, count, columns, 0, columns.shape[0], 0)
+        for column in range(0, dW.shape[1], VECTORS * panel.shape[3]):
+            pack_panel(right, right_at, count, column, panel, 0)
             add_columns(columns, panel, count, dW, column, 0, columns.shape[0])
         for k in range(count):
             for v in range(V):

@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import BackendError, UsageError
-from .ops import CIFGTape, LayerGradients, LayerInput, Ops, check_dtype
+from .checks import check_dtype
+from .layers import CIFGTape, LayerGradients, LayerInput
+from .ops import Ops
 from .optimizer import RULES, Update
 from .sampling import Array, Sampler, StepWeights, draw
 

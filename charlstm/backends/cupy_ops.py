@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import BackendError
-from .ops import Ops, check_dtype
+from .checks import check_dtype
+from .ops import Ops
 from .sampling import Array
 
 BLOCK = 256  # threads in a block

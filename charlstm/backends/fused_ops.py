@@ -10,8 +10,9 @@ import numpy as np
 from ..kernels import head, products, recurrence, sampling
 from ..kernels.tiles import ROWS
 from ..kernels.vectors import REGISTERS
+from .checks import DTYPES, check_dtype, check_recurrence
+from .layers import CIFGTape, LayerGradients, LayerInput
 from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
-from .ops import DTYPES, CIFGTape, LayerGradients, LayerInput, check_dtype, check_recurrence
 from .sampling import Array, Sampler, StepWeights
 
 ROWS_AT_ONCE = 160  # of da or of logits, gathered for a product: they must fit the nearest caches
@@ -264,11 +265,20 @@ class FusedOps(NumbaOps):
         return sum(losses) / N, sum(confidences) / N
 
     def head_gradients(
-        self, rows: Array, weight: Array, bias: Array, targets: Array, dweight: Array, dbias: Array
+        self,
+        rows: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        dweight: Array,
+        dbias: Array,
+        smoothing: float = 0.0,
+        transposed: bool = False,
     ) -> tuple[float, Array]:
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
         (N, H), V, dtype = rows.shape, weight.shape[1], rows.dtype
-        _check((rows, (N, H)), (weight, (H, V)), (bias, (V,)), (dweight, (H, V)), (dbias, (V,)))
+        shape = (V, H) if transposed else (H, V)
+        _check((rows, (N, H)), (weight, (H, V)), (bias, (V,)), (dweight, shape), (dbias, (V,)))
         _check_contiguous(dweight)
         _check_ids(targets, (N,), V)
         W, WT = self._panels(weight, products.VECTORS), self._panels(weight.T, products.VECTORS)
@@ -277,13 +287,14 @@ class FusedOps(NumbaOps):
 
         def shard(s: int, e: int) -> None:
             piece = min(ROWS_AT_ONCE, max(1, e - s))
-            dW, db = dweight if s == 0 else self.empty((H, V), dtype), self.zeros((V,), dtype)
+            dW, db = dweight if s == 0 else self.empty(shape, dtype), self.zeros((V,), dtype)
             dW[...] = 0
             logits = self.empty((piece, V), dtype)
-            room = self._columns(H, piece, dtype), self._panel(piece, dtype)
+            room = self._columns(shape[0], piece, dtype), self._panel(piece, dtype)
             loss = head.gradients(
-                rows, W, bias, targets, WT, drows, dW, db, logits, *room, dtype.type(1 / N), s, e
-            )
+                rows, W, bias, targets, WT, drows, dW, db, logits, *room, dtype.type(1 / N),
+                dtype.type(smoothing), transposed, s, e,
+            )  # fmt: skip
             sums[s] = loss, dW, db
 
         self._shards.run(shard, N, self._smallest_head(weight))

@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..kernels import cpu, optimizers, sampling
+from .checks import check_recurrence
+from .dropout import draw_bits, threshold_and_factor
+from .layers import CIFGTape
 from .numpy_ops import NumPyOps
-from .ops import CIFGTape, check_recurrence
 from .optimizer import RULES, Update
 from .sampling import Array, Sampler, StepWeights
 from .shards import ShardPool
@@ -151,19 +153,55 @@ class NumbaOps(NumPyOps):
 
     # ---- the head -----------------------------------------------------------------------
 
-    def softmax_cross_entropy(self, logits: Array, targets: Array) -> tuple[float, Array]:
+    def softmax_cross_entropy(
+        self, logits: Array, targets: Array, smoothing: float = 0.0
+    ) -> tuple[float, Array]:
         logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets)
         N, V = logits.shape
         dlogits = self.empty((N, V), logits.dtype)
-        scale = logits.dtype.type(1 / N)
+        scale, share = logits.dtype.type(1 / N), logits.dtype.type(smoothing)
         total = self._sums(
-            lambda s, e: cpu.softmax_cross_entropy(logits[s:e], targets[s:e], dlogits[s:e], scale),
+            lambda s, e: cpu.softmax_cross_entropy(logits[s:e], targets[s:e], dlogits[s:e], scale, share),
             N,
             SMALLEST_LOOP // V,
         )
         return total / N, dlogits
 
     # ---- training -----------------------------------------------------------------------
+
+    def dropout_mask(self, shape: tuple[int, ...], rate: float, dtype: str, seed: tuple[int, ...]) -> Array:
+        threshold, factor = threshold_and_factor(rate)
+        bits, mask = draw_bits((math.prod(shape),), seed), self.empty(shape, dtype)
+        flat, keep = mask.reshape(-1), mask.dtype.type(factor)
+        self._shards.run(
+            lambda s, e: cpu.dropout_mask(bits[s:e], np.uint16(threshold), keep, flat[s:e]),
+            bits.shape[0],
+            SMALLEST_LOOP,
+        )
+        return mask
+
+    def multiply(self, x: Array, factors: Array, out: Array | None = None) -> Array:
+        if out is None:
+            out = self.empty(x.shape, x.dtype)
+
+        def shard(s: int, e: int) -> None:
+            np.multiply(x[s:e], factors if factors.shape[0] == 1 else factors[s:e], out=out[s:e])
+
+        self._shards.run(shard, x.shape[0], SMALLEST_LOOP * x.shape[0] // max(1, x.size))
+        return out
+
+    def activation_gradients(self, dh: Array, h: Array, activation: float, temporal: float) -> float:
+        T, B, H = h.shape
+        h, size, changes = np.ascontiguousarray(h), max(1, h.size), max(1, h.size - B * H)
+        numbers = h.dtype.type(2 * activation / size), h.dtype.type(2 * temporal / changes)
+        sums: dict[int, tuple[float, float]] = {}
+
+        def shard(s: int, e: int) -> None:
+            sums[s] = cpu.activation_gradients(dh, h, *numbers, s, e)
+
+        self._shards.run(shard, T, SMALLEST_LOOP // max(1, B * H))
+        sizes, steps = (sum(sums[s][k] for s in sorted(sums)) for k in range(2))
+        return activation * sizes / size + temporal * steps / changes
 
     def global_norm(self, flat: Array) -> float:
         sums = self._sums(lambda s, e: cpu.sum_of_squares(flat[s:e]), flat.shape[0], SMALLEST_LOOP)

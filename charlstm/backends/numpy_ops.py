@@ -66,6 +66,9 @@ class NumPyOps(Ops):
         symbols, starts = np.unique(ids[order], return_index=True)
         d[symbols] += np.add.reduceat(rows[order], starts, axis=0)
 
+    def multiply(self, x: Array, factors: Array, out: Array | None = None) -> Array:
+        return np.multiply(x, factors, out=self.empty(x.shape, x.dtype) if out is None else out)
+
     def global_norm(self, flat: Array) -> float:
         # in pieces: float64 sums without a float64 copy of the whole buffer
         pieces = (flat[piece].astype(np.float64) for piece in _pieces(flat.shape[0]))

@@ -21,47 +21,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
+from .checks import check_recurrence
+from .dropout import draw_bits, threshold_and_factor
+from .layers import CIFGTape, LayerGradients, LayerInput
 from .optimizer import RULES, Update
 from .sampling import Array, Sampler, StepWeights, draw
-
-DTYPES = ("float32", "float64")
-_NAMES = {np.dtype(name): name for name in DTYPES}  # NumPy itself takes some microseconds to name one
-
-
-class CIFGTape(NamedTuple):
-    """What one pass over a sequence leaves behind; slot 0 of h and c holds the initial state.
-
-    The content is the same on every backend, and a tape owns its arrays for as long as it lives.
-    """
-
-    h: Array  # (T+1, B, H)
-    c: Array  # (T+1, B, H)
-    gates: Array  # (T, B, 3H), activated: i, o, g
-
-
-class LayerInput(NamedTuple):
-    """What a layer's pre-activations hold beside h_{t-1} R: table[ids_t] + x_t W.
-
-    For tokens the table is x W + b of every token; a bias alone is a table of one row.
-    """
-
-    table: Array  # (V, 3H)
-    ids: Array = None  # (T, B): which row at each step; None: the table has one row
-    x: Array = None  # (T, B, D), or None
-    W: Array = None  # (D, 3H), likewise
-
-
-class LayerGradients(NamedTuple):
-    """What `layer_backward` returns beside the gradients of R and W."""
-
-    table: Array  # (V, 3H)
-    x: Array | None  # (T, B, D)
-    h0: Array | None  # (B, H); None where it was not asked for
-    c0: Array  # (B, H)
 
 
 class Ops:
@@ -294,8 +262,14 @@ class Ops:
         e = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
         return e / xp.sum(e, axis=1, keepdims=True)
 
-    def softmax_cross_entropy(self, logits: Array, targets: Array) -> tuple[float, Array]:
-        """Mean loss in nats of targets (N,) under logits (N, V), and its gradient (N, V)."""
+    def softmax_cross_entropy(
+        self, logits: Array, targets: Array, smoothing: float = 0.0
+    ) -> tuple[float, Array]:
+        """Mean loss in nats of targets (N,) under logits (N, V), and its gradient (N, V).
+
+        With `smoothing` the gradient, not the loss, is that for targets of which this share is spread
+        evenly over all V (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+        """
         xp = self.xp
         N, V = logits.shape
         shifted = logits - xp.max(logits, axis=1, keepdims=True)
@@ -304,27 +278,41 @@ class Ops:
         symbols = xp.expand_dims(xp.arange(V, dtype=targets.dtype), axis=0)
         one_hot = xp.astype(xp.expand_dims(targets, axis=1) == symbols, logits.dtype)
         loss = -float(xp.sum(log_posterior * one_hot)) / N
+        if smoothing:
+            one_hot = (1 - smoothing) * one_hot + smoothing / V
         return loss, (xp.exp(log_posterior) - one_hot) / N
 
     def head_loss(self, rows: Array, weight: Array, bias: Array, targets: Array) -> tuple[float, float]:
         """Loss of targets (N,) under softmax(rows weight + bias), and the largest posterior: means.
 
-        rows (N, H), weight (H, V), bias (V,); the loss is in nats.
+        rows (N, H), weight (H, V), which may be a transposing view, bias (V,); the loss is in nats.
         """
         logits = self.matmul(rows, weight) + bias
         loss, _ = self.softmax_cross_entropy(logits, targets)
         return loss, float(self.xp.mean(self.xp.max(self.softmax(logits), axis=1)))
 
     def head_gradients(
-        self, rows: Array, weight: Array, bias: Array, targets: Array, dweight: Array, dbias: Array
+        self,
+        rows: Array,
+        weight: Array,
+        bias: Array,
+        targets: Array,
+        dweight: Array,
+        dbias: Array,
+        smoothing: float = 0.0,
+        transposed: bool = False,
     ) -> tuple[float, Array]:
         """The mean loss as in `head_loss`, and its gradient by the rows (N, H).
 
-        Writes the gradients of weight and bias over dweight (H, V), C-contiguous, and dbias (V,).
+        Writes the gradients of weight and bias over dweight (H, V), or (V, H) if `transposed`,
+        C-contiguous, and dbias (V,). `smoothing` as in `softmax_cross_entropy`.
         """
         logits = self.matmul(rows, weight) + bias
-        loss, dlogits = self.softmax_cross_entropy(logits, targets)
-        self.matmul(rows.T, dlogits, out=dweight)
+        loss, dlogits = self.softmax_cross_entropy(logits, targets, smoothing)
+        if transposed:
+            self.matmul(dlogits.T, rows, out=dweight)
+        else:
+            self.matmul(rows.T, dlogits, out=dweight)
         dbias[...] = self.xp.sum(dlogits, axis=0)
         return loss, self.matmul(dlogits, weight.T)
 
@@ -335,12 +323,35 @@ class Ops:
 
         Drawn on the host from `seed` alone, so that every backend drops the same units.
         """
-        threshold = min(round(rate * 65536), 65535)
-        count = math.prod(shape)
-        words = np.random.SFC64(seed).random_raw(-(-count // 4)).astype("<u8", copy=False)
-        bits = words.view("<u2")[:count].reshape(shape)  # four draws from each word
-        keep = np.asarray(65536 / (65536 - threshold), dtype)
-        return self.asarray(np.multiply(bits >= threshold, keep, dtype=dtype))
+        threshold, factor = threshold_and_factor(rate)
+        keep = np.asarray(factor, dtype)
+        return self.asarray(np.multiply(draw_bits(shape, seed) >= threshold, keep, dtype=dtype))
+
+    def multiply(self, x: Array, factors: Array, out: Array | None = None) -> Array:
+        """x times factors of its shape, or with 1 where x has another size; `out` may be x."""
+        product = x * factors
+        if out is None:
+            return product
+        out[...] = product
+        return out
+
+    def activation_gradients(self, dh: Array, h: Array, activation: float, temporal: float) -> float:
+        """Penalty on the size of h (T, B, H) and on its changes; adds its gradient to dh (T, B, H).
+
+        Returns activation times the mean of h_t^2, plus temporal times the mean of (h_t - h_{t-1})^2
+        over the T - 1 changes (Merity et al. 2017, arXiv 1708.01009).
+        """
+        xp, penalty = self.xp, 0.0
+        if activation:
+            penalty += activation * float(xp.mean(h * h))
+            dh += (2 * activation / math.prod(h.shape)) * h
+        if temporal and h.shape[0] > 1:
+            change = h[1:, ...] - h[:-1, ...]
+            penalty += temporal * float(xp.mean(change * change))
+            change *= 2 * temporal / math.prod(change.shape)
+            dh[1:, ...] += change
+            dh[:-1, ...] -= change
+        return penalty
 
     def global_norm(self, flat: Array) -> float:
         """The Euclidean norm of a flat buffer."""
@@ -356,33 +367,6 @@ class Ops:
     def move_towards(self, average: Array, parameters: Array, share: float) -> None:
         """average += share (parameters - average), in place, on flat arrays."""
         average[...] = average + share * (parameters - average)
-
-
-def check_dtype(dtype: Any) -> str:
-    """The name of a dtype that charlstm computes in; TypeError for any other."""
-    if isinstance(dtype, np.dtype) and dtype in _NAMES:
-        return _NAMES[dtype]
-    name = str(getattr(dtype, "name", dtype)).rsplit(".", 1)[-1].strip("'>")
-    if name not in DTYPES:
-        raise TypeError(f"dtype {name} is not supported: use {' or '.join(DTYPES)}")
-    return name
-
-
-def check_recurrence(wx: Array, R: Array, h0: Array, c0: Array) -> tuple[int, int, int]:
-    """T, B and H of the recurrence's inputs, once their shapes and dtypes are known to fit."""
-    if wx.ndim != 3 or R.ndim != 2:
-        raise ValueError(f"wx must be (T, B, 3H) and R (H, 3H), not {wx.shape} and {R.shape}")
-    T, B, G = wx.shape
-    H = R.shape[0]
-    if G != 3 * H or R.shape[1] != 3 * H or h0.shape != (B, H) or c0.shape != (B, H):
-        raise ValueError(
-            f"wx {wx.shape}, R {R.shape}, h0 {h0.shape}, c0 {c0.shape} do not fit "
-            f"(T, B, 3H), (H, 3H), (B, H), (B, H)"
-        )
-    names = {check_dtype(x.dtype) for x in (wx, R, h0, c0)}
-    if len(names) > 1:
-        raise TypeError(f"wx, R, h0 and c0 must share one dtype, not {sorted(names)}")
-    return T, B, H
 
 
 def _sigmoid(xp: Any, x: Array) -> Array:

@@ -2,8 +2,9 @@
 
 from .network import CIFGModel, Gradients, LanguageModel, SequenceClassifier
 from .parameters import ParameterBuffer, Shapes, parameter_shapes
+from .regularization import NO_PENALTIES, Penalties
 
 __all__ = [
-    "CIFGModel", "Gradients", "LanguageModel", "ParameterBuffer", "SequenceClassifier", "Shapes",
-    "parameter_shapes",
+    "NO_PENALTIES", "CIFGModel", "Gradients", "LanguageModel", "ParameterBuffer", "Penalties",
+    "SequenceClassifier", "Shapes", "parameter_shapes",
 ]  # fmt: skip

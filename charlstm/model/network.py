@@ -5,17 +5,19 @@ A language model and a classifier of feature-vector sequences are two uses of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from ..backends import Array, LayerInput, Ops, StepWeights, get_ops
-from ..cifg import State, layer_input, stack_backward, stack_forward, stack_outputs
+from ..cifg import State, stack_backward, stack_forward, stack_outputs
 from ..config import ModelConfig
 from ..errors import UsageError
 from . import inputs
+from .head import head_backward, head_inputs, head_matrix
 from .parameters import ParameterBuffer, initial_values, parameter_shapes
+from .regularization import NO_PENALTIES, NOTHING_DROPPED, Masks, Penalties, draw_masks
 
 Emit = Literal["every", "last"]
 
@@ -27,6 +29,8 @@ class Gradients(ParameterBuffer):
     """Gradient of the initial state: h and c, (L, B, H); None where it was not asked for."""
     inputs: Array | None = None
     """Gradient of the feature vectors, (T, B, D); None for tokens."""
+    penalty: float = 0.0
+    """What activation regularisation added to the loss that these are the gradients of."""
 
 
 class CIFGModel:
@@ -62,6 +66,15 @@ class CIFGModel:
             raise UsageError(f"emit must be 'every' or 'last', not {emit!r}")
         if input_size is not None and self.config.embedding_size is not None:
             raise UsageError("feature vectors need no embedding: leave embedding_size out")
+        if input_size is not None and self.config.embedding_dropout:
+            raise UsageError(
+                "feature vectors have no words to drop: use input_dropout, not embedding_dropout"
+            )
+        if input_size is None and self.config.embedding_size is None and self.config.input_dropout:
+            raise UsageError(
+                "input_dropout drops units of an embedding, and one-hot tokens have none: give embedding_size, "
+                "or use embedding_dropout, which drops whole tokens"
+            )
         self.output_size, self.input_size, self.emit = output_size, input_size, emit
         self.ops = get_ops(backend, threads)
         self.shapes = parameter_shapes(self.config, output_size, input_size)
@@ -102,8 +115,8 @@ class CIFGModel:
         x = self._input(x)
         T, B = x.shape[:2]
         top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, B))
-        weight, bias = self._head(self.parameters)
-        logits = self.ops.matmul(self._emitting(top), weight)
+        rows, weight, bias = head_inputs(self.ops, self._emitting(top), self.parameters)
+        logits = self.ops.matmul(rows, weight)
         logits += bias
         shape = (T, B, self.output_size) if self.emit == "every" else (B, self.output_size)
         return self.ops.xp.reshape(logits, shape), state
@@ -121,7 +134,8 @@ class CIFGModel:
         """
         x, goals = self._input_and_goals(x, targets)
         top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
-        loss, confidence = self.ops.head_loss(self._emitting(top), *self._head(self.parameters), goals)
+        read = head_inputs(self.ops, self._emitting(top), self.parameters)
+        loss, confidence = self.ops.head_loss(*read, goals)
         return loss, confidence, state
 
     def step_weights(self) -> StepWeights:
@@ -137,7 +151,7 @@ class CIFGModel:
             if k:
                 W[k - 1, ...], b[k - 1, ...] = p[f"cifg.{k}.W"], p[f"cifg.{k}.b"]
         table = inputs.token_table(ops, p)
-        weights = StepWeights(table, W, b, R, *self._head(p))
+        weights = StepWeights(table, W, b, R, head_matrix(ops, p), p["head.bias"])
         return ops.pack_step_weights(weights)
 
     # ---- loss and gradients -------------------------------------------------------------
@@ -148,6 +162,7 @@ class CIFGModel:
         targets: Any,
         state: State | None = None,
         dropout_seed: Sequence[int] | None = None,
+        penalties: Penalties = NO_PENALTIES,
         state_gradients: bool = True,
     ) -> tuple[float, Gradients, State]:
         """Mean loss in nats, its gradients, and the carried state.
@@ -156,6 +171,7 @@ class CIFGModel:
         targets  (T, B) below V, or (B,) where the network emits at the last step only
         state    to start from (zeros if None); no gradient flows back into what made it
         dropout_seed  draws the dropout masks, the same on every backend; None: new ones each call
+        penalties     what the gradients take into account beside the loss, which is cross-entropy alone
         state_gradients  False leaves out the gradients of the initial state, which training throws away
 
         Raises ValueError for shapes that do not fit, tokens or targets out of range, empty input.
@@ -164,20 +180,38 @@ class CIFGModel:
         x, goals = self._input_and_goals(x, targets)
         T, B = x.shape[:2]
         masks = self._masks(T, B, dropout_seed)
-        tape = stack_forward(ops, self._first(x), self.parameters, self._state(state, B), masks)
+        between, weights = masks.between, masks.weights
+        first, state = self._first(x, masks), self._state(state, B)
+        tape = stack_forward(ops, first, self.parameters, state, between, weights)
         gradients = Gradients(ops, self.shapes, self.config.dtype)
-        loss, drows = ops.head_gradients(
-            self._emitting(tape.top), *self._head(self.parameters), goals, *self._head(gradients)
-        )
-        dh = self._to_all_steps(drows, T, B)
+        loss, dh = self._head_backward(tape.top, goals, masks.output, penalties, gradients)
         layer, gradients.initial_state = stack_backward(
-            ops, dh, self.parameters, gradients, tape, state_gradients
+            ops, dh, gradients, tape, between, weights, state_gradients
         )
         tokens = x if self.input_size is None else None
-        inputs.input_backward(ops, layer, tokens, self.parameters, gradients)
-        if self.input_size is not None:
-            gradients.inputs = layer.x
+        gradients.inputs = inputs.input_backward(ops, layer, tokens, self.parameters, gradients, masks)
         return loss, gradients, tape.last_state(ops)
+
+    def _head_backward(
+        self, top: Array, goals: Array, mask: Array | None, penalties: Penalties, gradients: Gradients
+    ) -> tuple[float, Array]:
+        """The loss, and the gradient by the top layer's h (T, B, H); writes the head's gradients."""
+        ops = self.ops
+        read = top if self.emit == "every" else top[-1:, ...]
+        read = read if mask is None else ops.multiply(read, mask)
+        rows = ops.xp.reshape(read, (-1, read.shape[2]))
+        loss, drows = head_backward(ops, rows, self.parameters, goals, gradients, penalties.label_smoothing)
+        dh = ops.xp.reshape(drows, read.shape)
+        if penalties.activation:
+            gradients.penalty += ops.activation_gradients(dh, read, penalties.activation, 0.0)
+        if mask is not None:
+            dh = ops.multiply(dh, mask, out=dh)
+        if self.emit == "last":
+            last, dh = dh, ops.zeros(top.shape, dh.dtype)
+            dh[-1:, ...] = last
+        if penalties.temporal:
+            gradients.penalty += ops.activation_gradients(dh, top, 0.0, penalties.temporal)
+        return loss, dh
 
     # ---- parts --------------------------------------------------------------------------
 
@@ -214,23 +248,18 @@ class CIFGModel:
             return self.ops.asarray(x.astype(np.int64, order="C"))
         return x
 
-    def _first(self, x: Array) -> LayerInput:
+    def _first(self, x: Array, masks: Masks = NOTHING_DROPPED) -> LayerInput:
         """What the first layer reads."""
-        if self.input_size is None:
-            return inputs.token_input(self.ops, x, self.parameters)
-        return layer_input(x, self.parameters)
+        read = inputs.token_input if self.input_size is None else inputs.vector_input
+        return read(self.ops, x, self.parameters, masks)
 
-    def _masks(self, T: int, B: int, seed: Sequence[int] | None) -> list[Array]:
-        rate, H = self.config.dropout, self.config.hidden_size
-        if rate == 0:
-            return []
+    def _masks(self, T: int, B: int, seed: Sequence[int] | None) -> Masks:
         if seed is None:
             self._masks_drawn += 1
             seed = (self._seed, self._masks_drawn)
-        return [
-            self.ops.dropout_mask((T, B, H), rate, self.config.dtype, (*seed, k))
-            for k in range(self.config.num_layers - 1)
-        ]
+        read = T if self.emit == "every" else 1
+        D = self.input_size or self.config.embedding_size or 0
+        return draw_masks(self.ops, self.config, T, B, read, self.output_size, D, seed)
 
     def _state(self, state: State | None, B: int) -> State:
         """The state to start from, on the backend."""
@@ -246,19 +275,6 @@ class CIFGModel:
         rows = top if self.emit == "every" else top[-1:, ...]
         return self.ops.xp.reshape(rows, (rows.shape[0] * rows.shape[1], rows.shape[2]))
 
-    @staticmethod
-    def _head(parameters: Mapping[str, Array]) -> tuple[Array, Array]:
-        """Weight and bias of the head, or their gradients."""
-        return parameters["head.weight"], parameters["head.bias"]
-
-    def _to_all_steps(self, drows: Array, T: int, B: int) -> Array:
-        """Back through `_emitting`: dh (T, B, H)."""
-        if self.emit == "every":
-            return self.ops.xp.reshape(drows, (T, B, drows.shape[1]))
-        dh = self.ops.zeros((T, B, drows.shape[1]), drows.dtype)
-        dh[-1, ...] = drows
-        return dh
-
 
 class LanguageModel(CIFGModel):
     """A network that reads tokens and gives the posterior of the next one at every step.
@@ -267,6 +283,7 @@ class LanguageModel(CIFGModel):
         loss, gradients, state = model.loss_and_gradients(tokens, targets)
 
     The keywords are those of `ModelConfig` and `CIFGModel`; there is no dropout unless asked for.
+    `options`: its further ones, such as variational, weight_drop, tied_embeddings.
     """
 
     def __init__(
@@ -280,8 +297,9 @@ class LanguageModel(CIFGModel):
         dtype: Literal["float32", "float64"] = ModelConfig.dtype,
         seed: int = 0,
         threads: int | None = None,
+        **options: Any,
     ) -> None:
-        config = ModelConfig(hidden_size, num_layers, embedding_size, dropout, dtype)
+        config = ModelConfig(hidden_size, num_layers, embedding_size, dropout, dtype, **options)
         super().__init__(vocab_size, config, backend=backend, seed=seed, threads=threads)
 
     @property
@@ -293,7 +311,8 @@ class SequenceClassifier(CIFGModel):
     """A network that reads feature vectors (T, B, D) and gives the posterior of the classes.
 
     `emit` is "last" for one posterior of each sequence, "every" for one at each time step; the
-    other keywords are those of `ModelConfig` and `CIFGModel`; no dropout unless asked for.
+    other keywords, `options` included, are those of `ModelConfig` and `CIFGModel`; no dropout unless
+    asked for.
     """
 
     def __init__(
@@ -308,8 +327,9 @@ class SequenceClassifier(CIFGModel):
         dtype: Literal["float32", "float64"] = ModelConfig.dtype,
         seed: int = 0,
         threads: int | None = None,
+        **options: Any,
     ) -> None:
-        config = ModelConfig(hidden_size, num_layers, None, dropout, dtype)
+        config = ModelConfig(hidden_size, num_layers, None, dropout, dtype, **options)
         super().__init__(
             num_classes, config, input_size=input_size, emit=emit, backend=backend, seed=seed, threads=threads
         )

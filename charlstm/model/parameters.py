@@ -15,6 +15,7 @@ from ..backends import Array, Ops
 from ..config import ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
+TIED_LIMIT = 0.1  # of the start values of a tied embedding
 
 
 def parameter_shapes(config: ModelConfig, output_size: int, input_size: int | None = None) -> Shapes:
@@ -35,7 +36,10 @@ def parameter_shapes(config: ModelConfig, output_size: int, input_size: int | No
         shapes[f"cifg.{k}.W"] = (first if k == 0 else H, 3 * H)
         shapes[f"cifg.{k}.R"] = (H, 3 * H)
         shapes[f"cifg.{k}.b"] = (3 * H,)
-    shapes["head.weight"] = (H, output_size)
+    if not config.tied_embeddings:
+        shapes["head.weight"] = (H, output_size)
+    elif E is not None and E != H:
+        shapes["head.projection"] = (H, E)
     shapes["head.bias"] = (output_size,)
     return shapes
 
@@ -73,17 +77,20 @@ def initial_values(shapes: Shapes, hidden_size: int, seed: int) -> Iterator[tupl
     W and the head: uniform after Glorot & Bengio 2010, each gate a matrix of its own. R:
     orthogonal for each gate (Saxe et al. 2014, arXiv 1312.6120). Biases: 0, but -1 for the input
     gate, so that a cell at first keeps 1 - sigmoid(-1) = 0.73 of its content (the counterpart of
-    the LSTM's forget bias of 1, Jozefowicz et al. 2015). Embedding: normal with variance 1.
+    the LSTM's forget bias of 1, Jozefowicz et al. 2015). Embedding: normal with variance 1; a tied
+    one, which makes logits of h as well, uniform within 0.1 as in AWD-LSTM: with variance 1 the logits
+    would spread by several nats, and training begin far above the loss of a uniform guess.
     """
     rng = np.random.default_rng(seed)
     H = hidden_size
     for name, shape in shapes.items():
         kind = name.rsplit(".", 1)[-1]
         if name == "embedding.weight":
-            value = rng.standard_normal(shape)
+            tied = "head.weight" not in shapes
+            value = rng.uniform(-TIED_LIMIT, TIED_LIMIT, shape) if tied else rng.standard_normal(shape)
         elif kind == "R":
             value = np.concatenate([_orthogonal(rng, H) for _ in range(3)], axis=1)
-        elif kind in ("W", "weight"):
+        elif kind in ("W", "weight", "projection"):
             fan_out = H if kind == "W" else shape[1]
             limit = math.sqrt(6 / (shape[0] + fan_out))
             value = rng.uniform(-limit, limit, shape)

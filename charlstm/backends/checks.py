@@ -1,0 +1,39 @@
+"""What the compiled ops ask of their inputs before they trust them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .sampling import Array
+
+DTYPES = ("float32", "float64")
+_NAMES = {np.dtype(name): name for name in DTYPES}  # NumPy itself takes some microseconds to name one
+
+
+def check_dtype(dtype: Any) -> str:
+    """The name of a dtype that charlstm computes in; TypeError for any other."""
+    if isinstance(dtype, np.dtype) and dtype in _NAMES:
+        return _NAMES[dtype]
+    name = str(getattr(dtype, "name", dtype)).rsplit(".", 1)[-1].strip("'>")
+    if name not in DTYPES:
+        raise TypeError(f"dtype {name} is not supported: use {' or '.join(DTYPES)}")
+    return name
+
+
+def check_recurrence(wx: Array, R: Array, h0: Array, c0: Array) -> tuple[int, int, int]:
+    """T, B and H of the recurrence's inputs, once their shapes and dtypes are known to fit."""
+    if wx.ndim != 3 or R.ndim != 2:
+        raise ValueError(f"wx must be (T, B, 3H) and R (H, 3H), not {wx.shape} and {R.shape}")
+    T, B, G = wx.shape
+    H = R.shape[0]
+    if G != 3 * H or R.shape[1] != 3 * H or h0.shape != (B, H) or c0.shape != (B, H):
+        raise ValueError(
+            f"wx {wx.shape}, R {R.shape}, h0 {h0.shape}, c0 {c0.shape} do not fit "
+            f"(T, B, 3H), (H, 3H), (B, H), (B, H)"
+        )
+    names = {check_dtype(x.dtype) for x in (wx, R, h0, c0)}
+    if len(names) > 1:
+        raise TypeError(f"wx, R, h0 and c0 must share one dtype, not {sorted(names)}")
+    return T, B, H
