@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextvars import ContextVar
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from ..data import CharacterTokenizer, OnUnknown, name_characters
 
+COMMAND: ContextVar[str] = ContextVar("command")  # the command line that is being run, quoted for a shell
 Backend = Annotated[
     Literal["auto", "numpy", "numba", "cupy"],
     Parameter(help="What computes; auto, the default, takes the fastest that can run here."),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..config import DataConfig, ModelConfig
 from ..data import CharacterTokenizer, Corpus
@@ -12,23 +13,16 @@ from ..model import CIFGModel
 from ..run import Run
 
 
-def model_config(start: Run, asked: ModelConfig) -> ModelConfig:
-    """The run's sizes, with the dropout asked for; UsageError where other sizes were asked for.
-
-    A size that is the default counts as not asked for.
-    """
-    saved, default = start.model.config, ModelConfig()
-    for field in dataclasses.fields(ModelConfig):
-        value = getattr(asked, field.name)
-        if field.name != "dropout" and value not in (
-            getattr(default, field.name),
-            getattr(saved, field.name),
-        ):
+def model_config(start: Run, config: ModelConfig, asked: Mapping[str, Any]) -> ModelConfig:
+    """The run's sizes, with the dropout of `config`; UsageError where other sizes were asked for."""
+    saved = start.model.config
+    for name, value in asked.items():
+        if name != "dropout" and value != getattr(saved, name):
             raise UsageError(
-                f"{field.name} is {getattr(saved, field.name)} in {start.directory}, whose weights this starts "
+                f"{name} is {getattr(saved, name)} in {start.directory}, whose weights this starts "
                 f"from, and cannot be {value}"
             )
-    return replace(saved, dropout=asked.dropout)
+    return replace(saved, dropout=config.dropout)
 
 
 def corpus_for(start: Run, data: Corpus | DataConfig, extend_vocab: bool) -> Corpus:
