@@ -267,6 +267,7 @@ class Config:
     @classmethod
     def from_tables(cls, tables: Tables, where: str) -> Config:
         """The defaults, but for the options in `tables`, which come from `where`; UsageError as `from_toml`."""
+        _check_tables(tables, where)
         made: dict[str, Any] = {
             name: from_dict(part, tables.get(name, {}), where) for name, part in CONCERNS.items()
         }
@@ -284,13 +285,17 @@ def read_tables(path: Path) -> Tables:
         raise UsageError(f"{path} cannot be read as a configuration: {error.strerror or error}") from None
     except ValueError as error:
         raise UsageError(f"{path} cannot be read as a configuration: {error}") from None
+    _check_tables(tables, str(path))
+    return tables
+
+
+def _check_tables(tables: Tables, where: str) -> None:
     for name, table in tables.items():
         if name not in CONCERNS:
             home = [concern for concern, part in CONCERNS.items() if name in _names(part)]
-            advice = f"it belongs into the table [{home[0]}]" if home else _did_you_mean(name, CONCERNS)
-            raise UsageError(f"{path}: unknown table {name!r}: {advice}")
-        _check_values(CONCERNS[name], table, str(path))
-    return tables
+            advice = f"it belongs in the table [{home[0]}]" if home else _did_you_mean(name, CONCERNS)
+            raise UsageError(f"{where}: unknown table {name!r}: {advice}")
+        _check_values(CONCERNS[name], table, where)
 
 
 def merged(*layers: Tables) -> Tables:

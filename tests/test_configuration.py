@@ -56,6 +56,12 @@ def test_every_preset_that_comes_with_charlstm(name: str) -> None:
     assert any(limit in given["training"] for limit in ("max_time", "max_steps", "epochs"))
 
 
+def test_tables_from_python_are_checked() -> None:
+    assert Config.from_tables({"data": {"seq_len": 5}}, "mine").data.seq_len == 5
+    with pytest.raises(charlstm.UsageError, match="mine: unknown table 'trainign': did you mean training"):
+        Config.from_tables({"trainign": {}}, "mine")
+
+
 def test_cpu_quick_is_the_defaults() -> None:
     config = Config.preset("cpu-quick")
     assert config == Config(training=TrainingConfig(max_time="1m"))
@@ -66,7 +72,7 @@ def test_cpu_quick_is_the_defaults() -> None:
     [
         ("[model]\nhiden_size = 3\n", ("unknown option 'hiden_size': did you mean hidden_size?",)),
         ("[modle]\nhidden_size = 3\n", ("unknown table 'modle': did you mean model?",)),
-        ("hidden_size = 3\n", ("'hidden_size': it belongs into the table [model]",)),
+        ("hidden_size = 3\n", ("'hidden_size': it belongs in the table [model]",)),
         ("backend = 'numpy'\n", ("unknown table 'backend'", "known are model, data, training")),
         ("[model]\nhidden_size = 'big'\n", ("hidden_size cannot be 'big'",)),
         ("[model]\nhidden_size = -1\n", ("hidden_size must be greater than 0",)),

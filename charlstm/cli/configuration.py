@@ -69,4 +69,4 @@ def configured(preset: str | None, path: Path | None, flags: Tables) -> tuple[Co
 def preset_help() -> str:
     """The text of --preset."""
     listed = "; ".join(f"{name}: {text}" for name, text in presets.descriptions().items())
-    return f"Start from a recipe: --config and the options go before its own. There is {listed}."
+    return f"Start from a recipe with a name; --config and other options override it. There is {listed}."

@@ -59,7 +59,7 @@ def train(
     ----------
     config_file
         Options in TOML, in tables [model], [data] and [training], such as a run's config.toml. Options on the
-        command line go before; a limit there takes the place of all limits in the file.
+        command line override it; a limit there takes the place of all limits in the file.
     out
         Run directory to make [default: the first free runs/NAME-N].
     resume_from

@@ -206,9 +206,8 @@ def reopen(
         )
     if config != saved:
         write_text(directory / "config.toml", config.to_toml())
-    started = (
-        environment(run.model, corpus, None) | started
-    )  # all that is missing in the record of an older run
+    # the record of an older run may lack something
+    started = environment(run.model, corpus, None) | started
     started["resumed"] = [*started["resumed"], {"step": trainer.step, "command": command}]
     write_text(directory / "env.json", json.dumps(started, indent=1) + "\n")
     return trainer
