@@ -7,10 +7,12 @@ keywords and a checkpoint's config.json.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import tomllib
 import types
 import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,7 +23,21 @@ C = TypeVar("C")
 OnUnknown = Literal["error", "skip", "replace"]
 TokenizerKind = Literal["characters", "ascii", "bytes", "words", "pretokenized", "bpe"]
 Normalization = Literal["none", "NFC", "NFD", "NFKC", "NFKD"]
+Tables = Mapping[str, Mapping[str, Any]]  # options by concern ("model", "data", "training"), only those given
 DEFAULT_SECONDS = 60.0  # of training, where no limit is given
+LIMITS = ("max_time", "max_steps", "epochs")
+# options of a training that do something only where another one has one of these values
+ONLY_WITH = {
+    "momentum": ("optimizer", ("sgd",)),
+    "beta1": ("optimizer", ("adam", "adamw")),
+    "beta2": ("optimizer", ("adam", "adamw", "rmsprop")),
+    "ema_decay": ("averaging", ("ema",)),
+    "average_after": ("averaging", ("nt-asgd",)),
+    "decay": ("schedule", ("step", "plateau")),
+    "decay_every": ("schedule", ("step",)),
+    "plateau": ("schedule", ("plateau",)),
+    "warmup_steps": ("schedule", ("cosine", "constant", "step", "exponential", "plateau")),
+}
 
 
 def _positive(config: Any, *names: str) -> None:
@@ -249,6 +265,8 @@ class TrainingConfig:
     """Steps between two samples."""
     sample_threshold: float = 0.35
     """No sample while the mean of the largest posterior lies below this."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard as well, to the run's folder of that name (needs tensorboardX)."""
     seed: int = 0
     """Seed of weights and dropout."""
     label_smoothing: float = 0.0
@@ -326,32 +344,109 @@ class Config:
 
     @classmethod
     def from_toml(cls, path: Path) -> Config:
-        """Read what `to_toml` wrote; UsageError for anything else."""
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read as a configuration: {error}") from None
-        parts = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}
-        unknown = sorted(set(tables) - set(parts))
-        if unknown:
-            raise UsageError(f"{path}: unknown table {unknown[0]!r}; expected {', '.join(parts)}")
+        """Read what `to_toml` wrote, or any part of it; UsageError for anything else."""
+        return cls.from_tables(read_tables(path), str(path))
+
+    @classmethod
+    def preset(cls, name: str) -> Config:
+        """A recipe that comes with charlstm; UsageError, with their names, where there is none of that name."""
+        from . import presets
+
+        return cls.from_tables(presets.read(name), name)
+
+    @classmethod
+    def from_tables(cls, tables: Tables, where: str) -> Config:
+        """The defaults, but for the options in `tables`, which come from `where`; UsageError as `from_toml`."""
+        _check_tables(tables, where)
         made: dict[str, Any] = {
-            name: from_dict(part, tables.get(name, {}), str(path)) for name, part in parts.items()
+            name: from_dict(part, tables.get(name, {}), where) for name, part in CONCERNS.items()
         }
         return cls(**made)
 
 
+CONCERNS: dict[str, type] = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig}
+
+
+def read_tables(path: Path) -> Tables:
+    """The options in a TOML file, by concern; UsageError where there is something else in it."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read as a configuration: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read as a configuration: {error}") from None
+    _check_tables(tables, str(path))
+    return tables
+
+
+def _check_tables(tables: Tables, where: str) -> None:
+    for name, table in tables.items():
+        if name not in CONCERNS:
+            home = [concern for concern, part in CONCERNS.items() if name in _names(part)]
+            advice = f"it belongs in the table [{home[0]}]" if home else _did_you_mean(name, CONCERNS)
+            raise UsageError(f"{where}: unknown table {name!r}: {advice}")
+        _check_values(CONCERNS[name], table, where)
+
+
+def merged(*layers: Tables) -> Tables:
+    """Tables laid over each other: the later ones hold.
+
+    A limit (max_time, max_steps, epochs) in a later one takes the place of all limits before it.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for name, table in layer.items():
+            below = result.setdefault(name, {})
+            if any(limit in table for limit in LIMITS):
+                for limit in LIMITS:
+                    below.pop(limit, None)
+            below.update(table)
+    return result
+
+
+def without_effect(config: TrainingConfig) -> dict[str, str]:
+    """The options that do nothing beside the values of the others, each with the reason."""
+    return {
+        name: f"{name} does nothing with {other} {getattr(config, other)}: it goes with {' or '.join(values)}"
+        for name, (other, values) in ONLY_WITH.items()
+        if getattr(config, other) not in values
+    }
+
+
+def differing(config: Any) -> dict[str, Any]:
+    """The fields of a config dataclass that are not the defaults."""
+    default = type(config)()
+    values = {name: getattr(config, name) for name in _names(type(config))}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
+
+
 def from_dict(cls: type[C], values: Any, where: str) -> C:
     """A config dataclass from untrusted values; UsageError for unknown keys and wrong types."""
+    _check_values(cls, values, where)
+    return cls(**values)
+
+
+def _check_values(cls: type, values: Any, where: str) -> None:
     hints = typing.get_type_hints(cls)
-    if not isinstance(values, dict):
+    if not isinstance(values, Mapping):
         raise UsageError(f"{where}: a table of options is expected, not {values!r}")
     for key, value in values.items():
         if key not in hints:
-            raise UsageError(f"{where}: unknown option {key!r}; known are {', '.join(hints)}")
+            raise UsageError(f"{where}: unknown option {key!r}: {_did_you_mean(key, hints)}")
         if not _fits(value, hints[key]):
-            raise UsageError(f"{where}: {key} cannot be {value!r}")
-    return cls(**values)
+            choices = (
+                f": it is one of {', '.join(typing.get_args(hints[key]))}" if _is_choice(hints[key]) else ""
+            )
+            raise UsageError(f"{where}: {key} cannot be {value!r}{choices}")
+
+
+def _names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -140,13 +140,32 @@ def test_a_dry_run_tells_what_training_would_take_and_writes_nothing(tmp_path: P
     done = charlstm_command(*options)
     assert done.returncode == 0, done.stderr
     assert tomllib.loads(done.stdout)["model"]["hidden_size"] == 12  # the rest are comments
-    assert re.search(r"# a step takes [\d.]+ ms .*memory so far: \d+ MB\n# 1,000 steps: ", done.stdout)
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines() if line.startswith("#")]
+    shown = {line[1]: line[2] for line in lines}
+    assert re.fullmatch(r"[\d.,]+ ms, [\d,]+ tokens/s", shown["step"])
+    assert re.fullmatch(r"[\d.]+ (s|minutes): 1,000 steps, 3 validations", shown["training"])
+    assert re.fullmatch(r"\d+ MB, this process at its peak", shown["memory"])
     assert not (tmp_path / "run").exists()
     found = json.loads(charlstm_command(*options, "--json").stdout)
-    assert found["steps"] == 1000
-    assert found["seconds"] == pytest.approx(1000 * found["step_seconds"])
+    assert (found["steps"], found["validations"]) == (1000, 3)
+    assert found["seconds"] == pytest.approx(1000 * found["step_seconds"] + 3 * found["validation_seconds"])
     assert found["config"]["training"]["max_steps"] == 1000
-    assert found["peak_memory"] > 10e6
+
+
+def test_a_dry_runs_memory_is_its_own(text: Path) -> None:
+    """Not that of the process which started it, and all of its own."""
+    ballast = bytearray(b"x") * 500_000_000
+    options = ["train", "--data", text, *TINY[2:], "--dry-run", "--json", "--hidden-size"]
+    small, large = (json.loads(charlstm_command(*options, size).stdout) for size in (12, 512))
+    assert 10e6 < small["peak_memory"] < len(ballast)
+    weights = 4 * large["parameters"]  # bytes; there are gradients and Adam's two means as well
+    assert large["peak_memory"] > small["peak_memory"] + 4 * weights
+
+
+def test_a_dry_run_under_a_limit_of_time(text: Path) -> None:
+    options = ["train", "--data", text, *TINY, "--dry-run", "--json", "--max-time", "20m"]
+    found = json.loads(charlstm_command(*options).stdout)
+    assert found["seconds"] == pytest.approx(1200, rel=0.05)
 
 
 def test_any_bytes_train(tmp_path: Path) -> None:

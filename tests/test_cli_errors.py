@@ -393,6 +393,6 @@ def test_a_reader_that_closes_the_pipe(small_run: charlstm.Run) -> None:
 
 def test_resuming_takes_no_new_model(small_run: charlstm.Run) -> None:
     done = charlstm_command("train", "--resume", small_run.directory, "--hidden-size", 7)
-    assert_fails(done, 2, "--resume goes on with")
+    assert_fails(done, 2, "hidden_size belongs to the run, where it is 24: it cannot become 7")
     assert_fails(charlstm_command("train", "--resume", small_run.directory), 2, "has reached its limits")
     assert_fails(charlstm_command("train", "--resume", small_run.directory / "nowhere"), 1, "no checkpoint")

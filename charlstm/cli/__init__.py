@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from ..errors import CharLSTMError
 from .backends import backends
 from .evaluate import evaluate
 from .generate import generate
+from .options import COMMAND
 from .train import train
 
 HELP = """Train and sample CIFG-LSTM language models on NumPy, Numba or CuPy.
@@ -47,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    COMMAND.set(shlex.join(["charlstm", *arguments]))
     if isinstance(sys.stdout, TextIOWrapper):  # whatever the locale: text comes out as it went in
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     console = Console(stderr=True, highlight=False, soft_wrap=True)

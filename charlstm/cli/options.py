@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextvars import ContextVar
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -11,6 +12,7 @@ from cyclopts import Parameter
 from ..config import OnUnknown
 from ..data import Tokenizer
 
+COMMAND: ContextVar[str] = ContextVar("command")  # the command line that is being run, quoted for a shell
 Backend = Annotated[
     Literal["auto", "numpy", "numba", "cupy"],
     Parameter(help="What computes; auto, the default, takes the fastest that can run here."),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..backends import Ops, get_ops
 from ..checkpoint import read_json
-from ..config import Config, DataConfig, TrainingConfig
+from ..config import LIMITS, Config, DataConfig, Tables, TrainingConfig, differing, without_effect
 from ..data import (
     KEPT_STDIN,
     STDIN,
@@ -28,18 +28,21 @@ from ..data import (
 from ..errors import CheckpointError, DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run, load
-from . import finetuning
+from . import finetuning, tensorboard
 from .directory import environment, new_directory, write_text
 from .finder import Finding, find_learning_rate
 from .progress import ConsoleReporter, Reporter
 from .rehearsal import Rehearsal, rehearse
+from .report import write_report
 from .signals import StopSignals
 from .trainer import Trainer
 
 __all__ = [
     "ConsoleReporter", "Finding", "Rehearsal", "Reporter", "StopSignals", "Trainer", "find_learning_rate",
-    "prepare", "rehearse", "reopen", "resume", "train",
+    "prepare", "rehearse", "reopen", "resume", "train", "write_report",
 ]  # fmt: skip
+
+CHANGEABLE = (*LIMITS, "early_stopping", "tensorboard")  # on resuming
 
 
 def train(
@@ -110,11 +113,37 @@ def prepare(
     reporter: Reporter,
     init_from: str | Path | None = None,
     extend_vocab: bool = False,
+    *,
+    given: Tables | None = None,
+    command: str | None = None,
 ) -> Trainer:
-    """A trainer at step 0, in a new run directory."""
+    """A trainer at step 0, in a new run directory.
+
+    given    the options of `config` that were asked for; by default those that are not the defaults
+    command  the command line that asked for it, where there was one
+    """
+    if config.training.tensorboard:
+        tensorboard.check_installed()
+    given = (
+        {
+            "model": differing(config.model),
+            "data": differing(config.data),
+        }
+        if given is None
+        else given
+    )
     with ExitStack() as stack:
         return _prepare(
-            data, config, out, get_ops(backend, threads), reporter, init_from, extend_vocab, stack
+            data,
+            config,
+            out,
+            get_ops(backend, threads),
+            reporter,
+            init_from,
+            extend_vocab,
+            given,
+            command,
+            stack,
         )
 
 
@@ -126,14 +155,16 @@ def _prepare(
     reporter: Reporter,
     init_from: str | Path | None,
     extend_vocab: bool,
+    given: Tables,
+    command: str | None,
     stack: ExitStack,
 ) -> Trainer:
     start = None if init_from is None else load(init_from, ops)
     if start is not None:
         config = replace(
             config,
-            model=finetuning.model_config(start, config.model),
-            data=finetuning.data_config(start, config.data),
+            model=finetuning.model_config(start, config.model, given.get("model", {})),
+            data=finetuning.data_config(start, config.data, given.get("data", {})),
         )
     elif extend_vocab:
         raise UsageError("extend_vocab goes with init_from, the run whose vocabulary is extended")
@@ -160,14 +191,18 @@ def _prepare(
         config = replace(config, data=fitted)
     batches_of(corpus, config.data, config.training.seed)  # what cannot be cut so leaves no directory behind
     _tell_validation(corpus, config, reporter)
+    for option, problem in without_effect(config.training).items():
+        if option in differing(config.training):
+            reporter.notice(problem)
     model = CIFGModel(len(corpus.tokenizer), config.model, backend=ops, seed=config.training.seed)
     if start is not None:
         finetuning.take_weights(model, start)
     directory = new_directory(None if out is None else Path(out), corpus.name)
+    (directory / "samples").mkdir(exist_ok=True)
     if spooled is not None:
         shutil.copyfile(spooled, directory / KEPT_STDIN)
     write_text(directory / "config.toml", config.to_toml())
-    record = environment(ops, corpus, config.data) | {
+    record = environment(model, corpus, config.data, command) | {
         "init_from": None if start is None else str(start.directory.resolve())
     }
     write_text(directory / "env.json", json.dumps(record, indent=1) + "\n")
@@ -225,29 +260,34 @@ def _lasting_name(data: str) -> str:
 
 def reopen(
     directory: str | Path,
-    limits: TrainingConfig | None = None,
+    limits: TrainingConfig | Tables | None = None,
     *,
     backend: str | Ops | None = None,
     threads: int | None = None,
     reporter: Reporter | None = None,
     corpus: Corpus | None = None,
+    command: str | None = None,
 ) -> Trainer:
     """A trainer at the last checkpoint of a run; `train()` on it goes on.
 
     limits   new values for max_time, max_steps and epochs, counted from the run's very start;
-             they take the place of the run's, and early_stopping of the run's; its other fields
-             must be the defaults or the run's
+             they take the place of the run's, and early_stopping of the run's; other options must
+             be the run's. Of a `TrainingConfig`, fields that are the defaults count as not given;
+             of tables (`Config.from_tables`) every option is given
     backend  and threads: those that the run was started with, unless given
     corpus   the text, for a run that was not started from a file or name
+    command  the command line that asked for it, where there was one
 
     Raises CheckpointError where there is no whole checkpoint, DataError where the text changed.
     """
     directory = Path(directory)
     if not (directory / "checkpoints").is_dir():
         raise CheckpointError(f"{directory} holds no checkpoint to go on from")
-    config = Config.from_toml(directory / "config.toml")
-    if limits is not None:
-        config = replace(config, training=_with_limits(config.training, limits))
+    saved = Config.from_toml(directory / "config.toml")
+    asked = {"training": differing(limits)} if isinstance(limits, TrainingConfig) else limits or {}
+    config = _continued(saved, asked)
+    if config.training.tensorboard:
+        tensorboard.check_installed()
     started = read_json(directory / "env.json")
     backend = backend if backend is not None else str(started.get("backend", "auto"))
     threads = threads if threads is not None else started.get("threads")
@@ -262,23 +302,28 @@ def reopen(
             f"{directory} has reached its limits after {trainer.step:,} steps and {trainer.seconds:.0f} s: "
             f"give a larger max_time, max_steps, epochs or early_stopping, counted from its very start"
         )
-    if limits is not None:
+    if config != saved:
         write_text(directory / "config.toml", config.to_toml())
+    # the record of an older run may lack something
+    started = environment(run.model, corpus, None) | started
+    started["resumed"] = [*started["resumed"], {"step": trainer.step, "command": command}]
+    write_text(directory / "env.json", json.dumps(started, indent=1) + "\n")
     return trainer
 
 
-def _with_limits(saved: TrainingConfig, asked: TrainingConfig) -> TrainingConfig:
-    limits = {name: getattr(asked, name) for name in ("max_time", "max_steps", "epochs")}
-    if asked.early_stopping is not None:
-        saved = replace(saved, early_stopping=asked.early_stopping)
-    default = TrainingConfig()
-    for field in dataclasses.fields(TrainingConfig):
-        value = getattr(asked, field.name)
-        if field.name not in limits and value not in (
-            getattr(default, field.name),
-            getattr(saved, field.name),
-        ):
-            raise UsageError(
-                f"{field.name} belongs to the run and cannot change on resuming ({', '.join(limits)} can)"
-            )
-    return saved if all(value is None for value in limits.values()) else replace(saved, **limits)
+def _continued(saved: Config, asked: Tables) -> Config:
+    """A run's configuration with the limits asked for; UsageError where another option is not the run's."""
+    changes: dict[str, Any] = {}
+    for concern, table in asked.items():
+        for name, value in table.items():
+            before = getattr(getattr(saved, concern), name)
+            if name in CHANGEABLE:
+                changes[name] = value
+            elif (_lasting_name(value) if name == "data" else value) != before:
+                raise UsageError(
+                    f"{name} belongs to the run, where it is {before}: it cannot become {value} on resuming "
+                    f"({', '.join(CHANGEABLE)} can)"
+                )
+    if any(limit in changes for limit in LIMITS):
+        changes = dict.fromkeys(LIMITS) | changes
+    return replace(saved, training=replace(saved.training, **changes))

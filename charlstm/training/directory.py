@@ -6,39 +6,54 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import subprocess
-import warnings
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..backends import Ops
+from ..checkpoint import read_json
 from ..config import Config, DataConfig
 from ..data import Corpus, describe, overlap
 from ..errors import CharLSTMError, UsageError
+from ..model import CIFGModel
 from ..run import read_metrics
 from .progress import in_nats
+from .tensorboard import TensorBoardLog
 
 LIBRARIES = ("charlstm", "numpy", "numba", "llvmlite", "cupy", "safetensors", "tokenizers")
+RESUMED_SHOWN = 5  # the last so many sessions that a README names
+FINDER = (
+    "lr-finder"  # what the files of the learning-rate finder are called; a training may begin beside them
+)
 
 
 def new_directory(out: Path | None, name: str) -> Path:
     """Make the directory of a new run: `out`, or the first free runs/NAME-N.
 
-    Raises UsageError where `out` holds something already, CharLSTMError where it cannot be made.
+    Raises UsageError where `out` holds something already, but for what the learning-rate finder leaves,
+    CharLSTMError where it cannot be made.
     """
     try:
         if out is None:
             out = _first_free(Path("runs"), Path(name).stem or "run")
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and not _is_free(out):
             resumable = (out / "checkpoints").is_dir()
             advice = f", or go on with --resume {out}" if resumable else ""
             raise UsageError(f"{out} exists already: choose another --out{advice}")
-        (out / "samples").mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CharLSTMError(f"{out} cannot be made: {error.strerror or error}") from None
     return out
+
+
+def _is_free(out: Path) -> bool:
+    found = [out] if not out.is_dir() else list(out.iterdir())
+    plots = out / "plots"
+    if plots in found and plots.is_dir():
+        found = [path for path in found if path != plots] + list(plots.iterdir())
+    return all(path.is_file() and path.stem == FINDER for path in found)
 
 
 def _first_free(parent: Path, stem: str) -> Path:
@@ -66,15 +81,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 class MetricsLog:
-    """metrics.jsonl, a line at a time; on resuming, lines after the checkpoint are cut off."""
+    """metrics.jsonl, a line at a time; on resuming, lines after the checkpoint are cut off.
 
-    def __init__(self, path: Path, up_to_step: int) -> None:
-        self._path = path
+    With `tensorboard` the same goes to the folder of that name.
+    """
+
+    def __init__(self, directory: Path, up_to_step: int, tensorboard: bool) -> None:
+        self._directory, self._path = directory, directory / "metrics.jsonl"
+        self._tensorboard = tensorboard
+        self._events: TensorBoardLog | None = None
         self._open(up_to_step)
 
     def _open(self, up_to_step: int) -> None:
         kept = [line for line in read_metrics(self._path) if line["step"] <= up_to_step]
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        if self._tensorboard:
+            self._events = TensorBoardLog(self._directory / "tensorboard", kept)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 -- closed by `close`
 
     def cut(self, up_to_step: int) -> None:
@@ -88,14 +110,20 @@ class MetricsLog:
             self._file.flush()
         except OSError as error:
             raise CharLSTMError(f"{self._file.name} cannot be written: {error.strerror or error}") from None
+        if self._events is not None:
+            self._events.write(line)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk was reported by the write that filled it
             self._file.close()
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
 
 
-def environment(ops: Ops, corpus: Corpus, config: DataConfig) -> dict[str, Any]:
-    """What a run's figures depend on beside its configuration."""
+def environment(model: CIFGModel, corpus: Corpus, config: DataConfig, command: str | None) -> dict[str, Any]:
+    """What a run's figures depend on beside its configuration, and the command line that started it."""
+    ops = model.ops
     versions = {}
     for name in LIBRARIES:
         try:
@@ -110,6 +138,11 @@ def environment(ops: Ops, corpus: Corpus, config: DataConfig) -> dict[str, Any]:
         "device": ops.device(),
         "threads": ops.threads(),
         "git": _git_commit(),
+        "parameters": model.num_parameters,
+        "init_from": None,
+        "command": command,
+        "working_directory": os.getcwd(),
+        "resumed": [],
         "text": {
             "name": corpus.name,
             "sha256": corpus.sha256,
@@ -117,6 +150,7 @@ def environment(ops: Ops, corpus: Corpus, config: DataConfig) -> dict[str, Any]:
             "val_tokens": len(corpus.val),
             "test_tokens": len(corpus.test),
             "overlap": overlap(corpus, config),
+            "entropy": corpus.entropy,
         },
     }
 
@@ -132,52 +166,8 @@ def _git_commit() -> str | None:
     return result.stdout.strip() or None
 
 
-def plot_curves(directory: Path) -> Path | None:
-    """Draw plots/loss.svg and .png from metrics.jsonl; None where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    lines = read_metrics(directory / "metrics.jsonl")
-    train = [(line["tokens"] / 1e6, line["loss"]) for line in lines if "loss" in line]
-    val = [(line["tokens"] / 1e6, line["val_loss"]) for line in lines if "val_loss" in line]
-    rates = [(line["tokens"] / 1e6, line["learning_rate"]) for line in lines if "learning_rate" in line]
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    if train:
-        top.plot(*zip(*train, strict=True), color="0.6", linewidth=1, label="training loss")
-        bottom.plot(*zip(*rates, strict=True), color="C1")
-    if val:
-        top.plot(*zip(*val, strict=True), "o-", color="C0", markersize=3, label="validation loss")
-        lowest = min(val, key=lambda point: point[1])
-        top.annotate(in_nats(lowest[1]), lowest, (0, 8), textcoords="offset points", ha="center", color="C0")
-    top.set_ylabel("nats per token")
-    top.set_title(directory.name)
-    if train or val:
-        top.legend()
-    top.grid(alpha=0.3)
-    bottom.set_ylabel("learning rate")
-    bottom.set_xlabel("million tokens read")
-    bottom.grid(alpha=0.3)
-    return save_figure(figure, directory / "plots" / "loss")
-
-
-def save_figure(figure: Any, path: Path) -> Path:
-    """Write a matplotlib figure as .svg and .png; the latter's path."""
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with warnings.catch_warnings():
-            # a title in a script that the font lacks is drawn as boxes; that is no news for stderr
-            warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-            figure.savefig(path.with_suffix(".svg"))
-            figure.savefig(path.with_suffix(".png"), dpi=150)
-    except OSError as error:
-        raise CharLSTMError(f"{path.parent} cannot be written: {error.strerror or error}") from None
-    return path.with_suffix(".png")
-
-
 def model_card(config: Config, corpus: Corpus, parameters: int, progress: dict[str, Any]) -> str:
-    """README.md of a checkpoint and of a run, filled in from what was measured."""
+    """README.md of a checkpoint, filled in from what was measured."""
     best = progress.get("best_val_loss")
     model, unit = config.model, corpus.tokenizer.unit
     result = "none" if best is None else f"{in_nats(best)} nats per {unit} (step {progress['best_step']})"
@@ -200,3 +190,43 @@ tags: [lstm, cifg, {unit}-level]
     import charlstm
     print(charlstm.load("DIRECTORY").generate("..."))
 """
+
+
+def run_readme(directory: Path, card: str) -> str:
+    """README.md of a run: the model card, how the run was made and how to go on with it."""
+    quoted, started = shlex.quote(str(directory)), read_json(directory / "env.json")
+    command = told_command(started["command"]).replace("\n", "\n    ")
+    resumed = "".join(
+        f"\nresumed at step {again['step']:,} by\n\n    {told_command(again['command'])}\n"
+        for again in started["resumed"][-RESUMED_SHOWN:]
+    )
+    return f"""{card}
+## How it was made
+
+    {command}
+
+in {started["working_directory"]}, on the {started["backend"]} backend with {started["threads"]} threads
+{resumed}
+## How to go on
+
+    charlstm generate {quoted} --prompt "..." --length 500
+    charlstm evaluate {quoted} --json
+    charlstm train --resume {quoted} --max-time 10m  # limits count from the very start
+    charlstm train --config {shlex.quote(str(directory / "config.toml"))}  # the same once more
+
+## What is here
+
+| | |
+|---|---|
+| `report.html` | curves, samples, configuration and environment in one page, once training has stopped |
+| `config.toml` | the configuration; `--config` reads it |
+| `env.json` | versions, device, threads, Git commit, the hash of the text, the command |
+| `metrics.jsonl` | a line for every few steps and every validation |
+| `samples/`, `plots/` | text drawn while training; curves, where matplotlib is installed |
+| `checkpoints/best`, `last` | model directories: the lowest validation loss, and where to go on from |
+"""
+
+
+def told_command(command: str | None) -> str:
+    """A recorded command line, or that there was none."""
+    return command if command is not None else "(a call from Python: charlstm.train or charlstm.resume)"

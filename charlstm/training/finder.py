@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from .directory import save_figure, write_text
+from .directory import FINDER, write_text
+from .plots import save_figure
 from .trainer import Trainer
 
 DECADES, STEPS_PER_DECADE = 6, 50
@@ -30,13 +31,13 @@ class Finding(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
-def find_learning_rate(trainer: Trainer) -> Finding:
+def find_learning_rate(trainer: Trainer, directory: Path | None = None) -> Finding:
     """Raise the learning rate exponentially, step by step (Smith 2017, arXiv 1506.01186).
 
     Suggests a twentieth of the highest rate at which the smoothed loss was still within a tenth of a
     nat of its lowest. The trainer's weights are used up by it. Writes lr-finder.json and, with
-    matplotlib, plots/lr-finder.svg and .png to the run's directory. Raises DataError where the loss
-    never falls.
+    matplotlib, plots/lr-finder.svg and .png to the directory, by default the trainer's. Raises
+    DataError where the loss never falls.
     """
     config, model, ops = trainer.config.training, trainer.model, trainer.model.ops
     highest = HIGHEST.get(config.optimizer, 1.0)
@@ -70,8 +71,9 @@ def find_learning_rate(trainer: Trainer) -> Finding:
         raise DataError("the loss never falls, whatever the learning rate: is there anything to learn here?")
     highest = max(rate for rate, loss in zip(rates, losses, strict=True) if loss < min(losses) + RISE)
     finding = Finding(rates, losses, float(f"{SAFELY * highest:.2g}"))
-    write_text(trainer.directory / "lr-finder.json", json.dumps(finding._asdict()) + "\n")
-    _plot(finding, trainer.directory)
+    directory = directory if directory is not None else trainer.directory
+    write_text(directory / f"{FINDER}.json", json.dumps(finding._asdict()) + "\n")
+    _plot(finding, directory)
     return finding
 
 
@@ -89,4 +91,4 @@ def _plot(finding: Finding, directory: Path) -> Path | None:
     axes.set_ylabel("smoothed training loss, nats per token")
     axes.grid(alpha=0.3)
     axes.legend()
-    return save_figure(figure, directory / "plots" / "lr-finder")
+    return save_figure(figure, directory / "plots" / FINDER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,27 +13,24 @@ from ..model import CIFGModel
 from ..run import Run
 
 
-def model_config(start: Run, asked: ModelConfig) -> ModelConfig:
-    """The run's sizes, with the dropout asked for; UsageError where other sizes were asked for.
-
-    A size that is the default counts as not asked for.
-    """
-    sizes = {f.name for f in dataclasses.fields(ModelConfig)} - {"dropout"}
-    _only_the_runs(start, asked, start.model.config, sizes)
-    return replace(start.model.config, dropout=asked.dropout)
+def model_config(start: Run, config: ModelConfig, asked: Mapping[str, Any]) -> ModelConfig:
+    """The run's sizes, with the dropout of `config`; UsageError where other sizes were asked for."""
+    saved = start.model.config
+    _only_the_runs(start, saved, {name: value for name, value in asked.items() if name != "dropout"})
+    return replace(saved, dropout=config.dropout)
 
 
-def data_config(start: Run, asked: DataConfig) -> DataConfig:
+def data_config(start: Run, config: DataConfig, asked: Mapping[str, Any]) -> DataConfig:
     """The options with the run's kind of tokenizer; UsageError where another one was asked for."""
-    saved = replace(DataConfig(), tokenizer=start.tokenizer.kind, normalize=start.tokenizer.normalize)
-    _only_the_runs(start, asked, saved, {"tokenizer", "normalize"})
-    return replace(asked, tokenizer=saved.tokenizer, normalize=saved.normalize)
+    saved = replace(config, tokenizer=start.tokenizer.kind, normalize=start.tokenizer.normalize)
+    of_tokenizer = ("tokenizer", "normalize")
+    _only_the_runs(start, saved, {name: asked[name] for name in of_tokenizer if name in asked})
+    return saved
 
 
-def _only_the_runs(start: Run, asked: Any, saved: Any, names: set[str]) -> None:
-    for name in sorted(names):
-        value = getattr(asked, name)
-        if value not in (getattr(type(asked)(), name), getattr(saved, name)):
+def _only_the_runs(start: Run, saved: Any, asked: Mapping[str, Any]) -> None:
+    for name, value in asked.items():
+        if value != getattr(saved, name):
             raise UsageError(
                 f"{name} is {getattr(saved, name)} in {start.directory}, whose weights this starts "
                 f"from, and cannot be {value}"

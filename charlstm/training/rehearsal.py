@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple
 
+from ..evaluation import evaluate
 from .trainer import Trainer
 
 STEPS = 5  # timed, after one that is not
+VALIDATED = 64 * 1024  # tokens at most; the time of the rest is in proportion
 
 
 class Rehearsal(NamedTuple):
@@ -18,19 +23,25 @@ class Rehearsal(NamedTuple):
     parameters: int
     step_seconds: float
     tokens_per_second: float
+    validation_seconds: float  # of one validation and the writing of a checkpoint
     steps: int  # of the whole training, by whichever limit is nearest
-    seconds: float  # that they take; validations and samples come on top, but for a limit of time
-    peak_memory: int | None  # bytes of this process so far; None where the system does not tell
+    validations: int
+    seconds: float  # that steps and validations take; samples come on top, but for a limit of time
+    peak_memory: int | None  # bytes of this process at most so far; None where the system does not tell
 
 
 def rehearse(trainer: Trainer) -> Rehearsal:
-    """Train for a few steps. The trainer's weights are used up by it; nothing is written."""
+    """Train for a few steps, validate, and write a checkpoint to the trainer's directory.
+
+    The trainer's weights are used up by it. The memory is that of a training, but for its plots.
+    """
     times = []
     for _ in range(STEPS + 1):
         started = time.perf_counter()
         trainer.train_step(0.0)
         times.append(time.perf_counter() - started)
-    step_seconds = statistics.median(times[1:])
+    step = statistics.median(times[1:])
+    validation = _validation(trainer)
     training, batches = trainer.config.training, trainer.batches
     limits = []
     if training.max_steps is not None:
@@ -38,19 +49,37 @@ def rehearse(trainer: Trainer) -> Rehearsal:
     if training.epochs is not None:
         limits.append(max(1, round(training.epochs * batches.steps_per_epoch)))
     if training.max_seconds is not None:
-        limits.append(max(1, round(training.max_seconds / step_seconds)))
+        limits.append(max(1, round(training.max_seconds / (step + validation / training.eval_every))))
     steps = min(limits)
+    validations = math.ceil(steps / training.eval_every)
     return Rehearsal(
-        trainer.model.num_parameters,
-        step_seconds,
-        batches.batch_size * batches.seq_len / step_seconds,
-        steps,
-        steps * step_seconds,
-        _peak_memory(),
+        parameters=trainer.model.num_parameters,
+        step_seconds=step,
+        tokens_per_second=batches.batch_size * batches.seq_len / step,
+        validation_seconds=validation,
+        steps=steps,
+        validations=validations,
+        seconds=steps * step + validations * validation,
+        peak_memory=_peak_memory(),
     )
 
 
+def _validation(trainer: Trainer) -> float:
+    """Seconds of a validation and a checkpoint."""
+    tokens = trainer.corpus.val
+    started = time.perf_counter()
+    evaluate(trainer.model, tokens[:VALIDATED])
+    validated = time.perf_counter()
+    trainer.save("last")
+    share = min(1.0, VALIDATED / len(tokens))
+    return (validated - started) / share + time.perf_counter() - validated
+
+
 def _peak_memory() -> int | None:
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux, whose ru_maxrss counts what the process was before it became this program
+        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        return None if found is None else 1024 * int(found[1])
     try:
         import resource
     except ImportError:  # Windows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,20 @@ from ..backends import Array
 from ..cifg import State
 from ..config import Config, SamplingConfig
 from ..data import Corpus, batches_of, describe, limited, part_of
-from ..errors import CheckpointError, DataError, DivergedError
+from ..errors import CharLSTMError, CheckpointError, DataError, DivergedError
 from ..evaluation import evaluate
 from ..generation import generate
 from ..model import CIFGModel
-from .directory import MetricsLog, model_card, plot_curves, write_text
+from .directory import MetricsLog, model_card, run_readme, write_text
+from .divergence import DivergingError, JumpError, LossWatch
 from .optimizer import Optimizer, WeightAverage
+from .plots import plot_curves
 from .progress import Reporter
+from .report import write_report
 from .schedule import learning_rate
 
 LOG_EVERY = 10  # steps that one line of metrics sums up
 SAMPLE_LENGTH = 200
-SMOOTHING = 0.98  # what the smoothed training loss keeps at each step: batches of a few tokens scatter widely
-JUMP = 1.0  # nats of the smoothed loss above its lowest value that count as divergence
 SLOWER = 0.5  # what a rollback leaves of the learning rate
 
 
@@ -57,8 +58,8 @@ class Trainer:
         self.rollbacks = 0
         self._rate_factor = 1.0  # what rollbacks and the plateau schedule have left of the learning rate
         self._stale = 0  # validations since the best one
-        self._smoothed = self._lowest = math.inf  # the training loss
-        self._validated_at = -1
+        self._watch = LossWatch()
+        self._validated_at = self._saved_at = -1
         self._since: list[float] = []  # losses since the last line of metrics
         self._clock = time.perf_counter()
         self._busy_seconds, self._busy_steps = 0.0, 0  # of training alone, since the last line of metrics
@@ -70,25 +71,40 @@ class Trainer:
     def train(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train until a limit is reached or `stop()` says so; True where a limit was reached.
 
-        Ends with a checkpoint, and where a limit was reached with a validation. Where the loss is no
-        longer a number, or jumps, training goes back to the last checkpoint, at half the learning rate,
-        at most `max_rollbacks` times. Then a jump is let be (the text itself may change), and for what is
-        no number it raises DivergedError; the checkpoints are those from before.
+        Ends with a checkpoint, plots and report.html, and where a limit was reached with a validation.
+        Where the loss is no longer a number, or jumps, training goes back to the last checkpoint, at half
+        the learning rate, at most `max_rollbacks` times. Then a jump is let be (the text itself may
+        change), and for what is no number it raises DivergedError; the checkpoints are those from before.
         """
         self.reporter.notice(self.describe())
         self._clock = time.perf_counter() - self.seconds
-        metrics = MetricsLog(self.directory / "metrics.jsonl", self.step)
+        metrics = MetricsLog(self.directory, self.step, self.config.training.tensorboard)
         if self.step == 0:
-            self._save("last")  # a place to go back to
+            self.save("last")  # a place to go back to
         try:
             self.reporter.advanced(self.step, self.progress())
             while (finished := self._go_on(stop, metrics)) is None:
                 pass
+        except CharLSTMError as error:
+            with suppress(CharLSTMError):
+                self._report(f"was ended by an error: {error}")
+            raise
         finally:
             metrics.close()
             self.reporter.close()
-        plot_curves(self.directory)
+        self._report(self.outcome)
         return finished
+
+    @property
+    def outcome(self) -> str:
+        """How training ended, where no error did it."""
+        if self.stopped_early:
+            return f"ended early: {self._stale} validations without a new best"
+        return "is over" if self.progress() >= 1 else "was stopped before its limits"
+
+    def _report(self, outcome: str) -> None:
+        plot_curves(self.directory)
+        write_report(self.directory, outcome)
 
     def _go_on(self, stop: Callable[[], bool], metrics: MetricsLog) -> bool | None:
         """One step and what is due after it; at the end, whether a limit was reached."""
@@ -97,15 +113,15 @@ class Trainer:
             if done >= 1:
                 if self._validated_at != self.step:
                     self._validate_and_save(metrics)
-                self._save("last")
+                self._save_unless_saved()
                 return True
             if stop():
-                self._save("last")
+                self._save_unless_saved()
                 return False
             self.train_step(done)
             self.reporter.advanced(self.step, done)
             self._do_what_is_due(metrics)
-        except _DivergingError as problem:
+        except DivergingError as problem:
             self._roll_back(problem, metrics)
         return None
 
@@ -114,13 +130,13 @@ class Trainer:
         training = self.config.training
         if self.step % LOG_EVERY == 0:
             self._log(metrics)
-        if self.step % training.eval_every == 0:
-            self._validate_and_save(metrics)
         if self.step % training.sample_every == 0:
             self._sample()
         if training.keep_every is not None and self.step % training.keep_every == 0:
             with self._averaged():
-                self._save(f"step-{self.step:06d}")
+                self.save(f"step-{self.step:06d}")
+        if self.step % training.eval_every == 0:  # last: what is not done before a kill is done on resuming
+            self._validate_and_save(metrics)
 
     def progress(self) -> float:
         """How much of the training is over, 0 to 1, by whichever limit is nearest."""
@@ -174,8 +190,8 @@ class Trainer:
         norm = ops.global_norm(gradients.flat)
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = "gradient" if math.isfinite(loss) else "loss"
-            raise _DivergingError(f"the {what} is no longer a finite number at step {self.step}")
-        self._watch(loss)
+            raise DivergingError(f"the {what} is no longer a finite number at step {self.step}")
+        self._watch.stepped(loss, self.step)
         self._rate, self._norm = self._rate_factor * learning_rate(training, self.step, done), norm
         scale = min(1.0, training.clip_norm / norm) if norm > 0 else 1.0
         self.step += 1
@@ -185,21 +201,6 @@ class Trainer:
         self._since.append(loss)
         self._busy_seconds += time.perf_counter() - started
         self._busy_steps += 1
-
-    def _watch(self, loss: float) -> None:
-        """Raise _DivergingError where the training loss has jumped."""
-        before = self._smoothed if self._smoothed < math.inf else loss
-        self._smoothed = SMOOTHING * before + (1 - SMOOTHING) * loss
-        self._lowest = min(self._lowest, self._smoothed)
-        if self._smoothed > self._lowest + JUMP:
-            raise _JumpError(
-                f"the loss has risen from {self._lowest:.2f} to {self._smoothed:.2f} at step {self.step}"
-            )
-
-    def _steady(self) -> bool:
-        """Whether there is no sign of a jump: else going back to here might not help."""
-        recent = self._since[-1] if self._since else self._smoothed
-        return self._smoothed <= self._lowest + JUMP / 4 and recent <= self._lowest + 2 * JUMP
 
     def _log(self, metrics: MetricsLog) -> None:
         """A line of metrics that sums up the steps since the last one."""
@@ -223,15 +224,15 @@ class Trainer:
     # ---- what happens now and then ------------------------------------------------------
 
     def _validate_and_save(self, metrics: MetricsLog) -> None:
-        steady = self._steady()
+        steady = self._watch.steady(self._since[-1] if self._since else None)
         if self._busy_steps:
             self._log(metrics)
         with self._averaged():
             line, best = self._validate(metrics)
             if best:
-                self._save("best")
+                self.save("best")
         if steady:
-            self._save("last")
+            self.save("last")
         if line is not None:
             self.reporter.validated(line, best)
 
@@ -242,7 +243,7 @@ class Trainer:
             return None, True
         figures = evaluate(self.model, self.val)
         if not math.isfinite(figures.loss):
-            raise _DivergingError(f"the validation loss is no longer a finite number at step {self.step}")
+            raise DivergingError(f"the validation loss is no longer a finite number at step {self.step}")
         self._validated_at = self.step
         best = self.best_val_loss is None or figures.loss < self.best_val_loss
         self._validated(figures.loss, best)
@@ -285,12 +286,12 @@ class Trainer:
         write_text(self.directory / "samples" / f"step-{self.step:06d}.txt", text)
         self.reporter.sampled(self.step, text)
 
-    def _roll_back(self, problem: _DivergingError, metrics: MetricsLog) -> None:
+    def _roll_back(self, problem: DivergingError, metrics: MetricsLog) -> None:
         """Take up the last checkpoint, at a lower learning rate, unless that was done too often."""
         if self.rollbacks >= self.config.training.max_rollbacks:
-            if not isinstance(problem, _JumpError):
+            if not isinstance(problem, JumpError):
                 raise self._diverged(problem)
-            self._lowest = self._smoothed
+            self._watch.let_be()
             self.reporter.notice(f"{problem}: training goes on as it is")
             return
         count, factor, from_step = self.rollbacks + 1, SLOWER * self._rate_factor, self.step
@@ -299,7 +300,7 @@ class Trainer:
         self.restore()
         self.rollbacks, self._rate_factor = count, factor
         self._busy_seconds, self._busy_steps = 0.0, 0
-        self._save("last")  # with the new count and rate
+        self.save("last")  # with the new count and rate
         metrics.cut(self.step)
         self._tick()
         metrics.write(step=self.step, tokens=self.tokens, seconds=round(self.seconds, 3),
@@ -309,7 +310,7 @@ class Trainer:
             f"({count} of {self.config.training.max_rollbacks} times)"
         )
 
-    def _diverged(self, problem: _DivergingError) -> DivergedError:
+    def _diverged(self, problem: DivergingError) -> DivergedError:
         kept = f"the last good checkpoint is kept in {self.directory / 'checkpoints'}"
         if self.best_val_loss is not None:
             kept = (
@@ -328,7 +329,7 @@ class Trainer:
             "best_val_loss": self.best_val_loss,
             "best_step": self.best_step,
             "losses_since_last_line": self._since,
-            "smoothed_loss": [x if x < math.inf else None for x in (self._smoothed, self._lowest)],
+            "smoothed_loss": self._watch.record,
             "validated_at": self._validated_at,
             "validations_since_best": self._stale,
             "learning_rate_factor": self._rate_factor,
@@ -337,13 +338,13 @@ class Trainer:
             "text_sha256": self.corpus.sha256,
         }
 
-    def _save(self, which: str) -> None:
+    def save(self, which: str) -> None:
         """Write a checkpoint; "last" also holds what resuming needs.
 
-        Raises _DivergingError, and leaves the old one, where a weight is no longer a finite number.
+        Raises DivergingError, and leaves the old one, where a weight is no longer a finite number.
         """
         if not math.isfinite(self.model.ops.global_norm(self.model.parameters.flat)):
-            raise _DivergingError(f"the weights are no longer finite numbers at step {self.step}")
+            raise DivergingError(f"the weights are no longer finite numbers at step {self.step}")
         record = self._progress_record()
         card = model_card(self.config, self.corpus, self.model.num_parameters, record)
         training = None
@@ -354,9 +355,16 @@ class Trainer:
                 carried={"state.h": to_numpy(self.state.h), "state.c": to_numpy(self.state.c)},
                 progress=record,
             )
-            write_text(self.directory / "README.md", card)
+            write_text(self.directory / "README.md", run_readme(self.directory, card))
         target = self.directory / "checkpoints" / which
         checkpoint.save(target, self.model, self.corpus.tokenizer, card, training)
+        if which == "last":
+            self._saved_at = self.step
+
+    def _save_unless_saved(self) -> None:
+        """The last checkpoint, unless the validation before has just written it."""
+        if self._saved_at != self.step:
+            self.save("last")
 
     def _buffers(self) -> dict[str, Array]:
         """What changes the weights, flat, by name: the optimizer's buffers and the average."""
@@ -377,9 +385,7 @@ class Trainer:
             self.best_val_loss = None if best is None else float(best)
             self.best_step = int(record["best_step"])
             self._since = [float(loss) for loss in record["losses_since_last_line"]]
-            self._smoothed, self._lowest = (
-                math.inf if x is None else float(x) for x in record["smoothed_loss"]
-            )
+            self._watch.restore(record["smoothed_loss"])
             self._validated_at = int(record["validated_at"])
             self._stale, self.rollbacks = int(record["validations_since_best"]), int(record["rollbacks"])
             self._rate_factor = float(record["learning_rate_factor"])
@@ -397,11 +403,3 @@ class Trainer:
         for name, array in self._buffers().items():
             array[...] = asarray(saved.optimizer[name])
         self.state = State(asarray(saved.carried["state.h"]), asarray(saved.carried["state.c"]))
-
-
-class _DivergingError(Exception):
-    """Training has gone wrong, as the message says; it may be saved by going back."""
-
-
-class _JumpError(_DivergingError):
-    """The training loss has jumped."""

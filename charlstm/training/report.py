@@ -1,0 +1,226 @@
+"""report.html: a run in one page that needs nothing else, neither scripts nor the network.
+
+Everything that comes from outside (samples, names, the command) is escaped, and the page's own
+security policy forbids whatever is not its style sheet.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .. import checkpoint
+from ..checkpoint import read_json
+from ..config import Config, differing
+from ..run import read_metrics
+from .charts import Curve, chart
+from .directory import told_command, write_text
+from .progress import in_nats, printable
+
+SAMPLES = 20  # at most: the first, the last, and others evenly between
+STYLE = Path(__file__).with_name("report.css")
+
+
+def write_report(directory: Path, outcome: str) -> Path:
+    """Write a run's report.html from the files in its directory; its path.
+
+    `outcome` says how training ended. Raises CharLSTMError where it cannot be written, CheckpointError
+    where a file of the run is damaged.
+    """
+    style = STYLE.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    started = read_json(directory / "env.json")
+    config = Config.from_toml(directory / "config.toml")
+    lines = read_metrics(directory / "metrics.jsonl")
+    last = checkpoint.locate(directory / "checkpoints" / "last")
+    body = [
+        _heading(directory, started, read_json(last / "training.json"), outcome),
+        _commands(directory, started),
+        _curves(lines, started),
+        _validations(lines),
+        _samples(directory / "samples"),
+        _configuration(config),
+        _environment(started),
+    ]
+    page = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{_text(directory.name)}: charlstm</title>
+<style>{style}</style>
+</head>
+<body>
+{"".join(body)}</body>
+</html>
+"""
+    write_text(directory / "report.html", page)
+    return directory / "report.html"
+
+
+def _text(value: object) -> str:
+    """Anything as text of the page: no character of it is markup, none is a control character."""
+    return escape(printable(str(value)))
+
+
+def _heading(directory: Path, started: dict[str, Any], progress: dict[str, Any], outcome: str) -> str:
+    best, text = progress["best_val_loss"], started["text"]
+    tiles = [] if best is None else [
+        (in_nats(best), f"best validation loss, nats per token (step {progress['best_step']:,})"),
+        (f"{math.exp(min(best, 700)):.4g}", "perplexity"),
+        (f"{best / math.log(2):.4f}", "bits per token"),
+    ]  # fmt: skip
+    tiles += [
+        (f"{progress['step']:,}", "steps"),
+        (f"{progress['tokens']:,}", "tokens read"),
+        (_duration(progress["seconds"]), "training time"),
+        (f"{started['parameters']:,}", "parameters"),
+    ]
+    if progress["rollbacks"]:
+        tiles.append((str(progress["rollbacks"]), "times gone back after the loss diverged"))
+    shown = "\n".join(f"<div><b>{_text(value)}</b><span>{_text(what)}</span></div>" for value, what in tiles)
+    return f"""<h1><bdi>{_text(directory.name)}</bdi></h1>
+<p>A CIFG-LSTM language model of <bdi>{_text(text["name"])}</bdi>: {text["train_tokens"]:,} tokens train,
+{text["val_tokens"]:,} validate. <span class="faint">Training {_text(outcome)}.</span></p>
+<div class="tiles">
+{shown}
+</div>
+"""
+
+
+def _commands(directory: Path, started: dict[str, Any]) -> str:
+    quoted = shlex.quote(str(directory))
+    parts = [
+        "<h2>How it was made</h2>\n",
+        _block(told_command(started["command"])),
+        f'<p class="faint">in {_text(started["working_directory"])}</p>\n',
+    ]
+    for again in started["resumed"][-SAMPLES:]:
+        parts.append(f"<p>resumed at step {again['step']:,} by</p>\n{_block(told_command(again['command']))}")
+    parts.append("<h2>How to go on</h2>\n")
+    parts.append(
+        _block(
+            f"charlstm generate {quoted} --length 500\n"
+            f"charlstm evaluate {quoted}\n"
+            f"charlstm train --resume {quoted} --max-time 10m\n"
+            f"charlstm train --config {shlex.quote(str(directory / 'config.toml'))}"
+        )
+    )
+    return "".join(parts)
+
+
+def _curves(lines: Sequence[dict[str, Any]], started: dict[str, Any]) -> str:
+    read = max((line["tokens"] for line in lines), default=0)
+    unit, name = (1e6, "million tokens read") if read >= 1e6 else (1e3, "thousand tokens read")
+
+    def of(style: str, what: str, dots: bool = False) -> Curve:
+        return Curve(style, [(line["tokens"] / unit, line[what]) for line in lines if what in line], dots)
+
+    events = [line["tokens"] / unit for line in lines if "rolled_back_from" in line]
+    floor = started["text"].get("entropy")
+    loss = 'Loss, nats per token: <span class="key train">training</span>, <span class="key val">validation</span>'
+    if floor is not None:
+        loss += f"; dashed across: the entropy of this made-up language, {floor:.4f}"
+    if events:
+        loss += "; dashed upright: gone back to here after the loss diverged"
+    drawn = [
+        (
+            loss,
+            chart(
+                "loss", [of("train", "loss"), of("val", "val_loss", True)], name, level=floor, events=events
+            ),
+        ),
+        ("Learning rate", chart("learning rate", [of("rate", "learning_rate")], name, from_zero=True)),
+        (
+            "Norm of the gradient, before it is clipped",
+            chart("gradient norm", [of("norm", "gradient_norm")], name, logarithmic=True),
+        ),
+    ]
+    figures = [
+        f"<figure><figcaption>{caption}</figcaption>\n{svg}</figure>\n" for caption, svg in drawn if svg
+    ]
+    return "<h2>Curves</h2>\n" + ("".join(figures) or "<p>Nothing was measured yet.</p>\n")
+
+
+def _validations(lines: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        (f"step {line['step']:,}", f"{in_nats(line['val_loss'])} after {_duration(line['seconds'])}")
+        for line in lines
+        if "val_loss" in line
+    ]
+    return f"<details><summary>{len(rows)} validations</summary>\n{_table(rows)}</details>\n" if rows else ""
+
+
+def _samples(folder: Path) -> str:
+    steps = sorted(folder.glob("step-*.txt"), key=lambda path: (len(path.stem), path.stem))
+    shown = steps
+    if len(steps) > SAMPLES:
+        shown = [steps[round(k * (len(steps) - 1) / (SAMPLES - 1))] for k in range(SAMPLES)]
+    parts = ["<h2>Samples over time</h2>\n"]
+    if len(steps) > SAMPLES:
+        parts.append(f'<p class="faint">{SAMPLES} of {len(steps)}; all are in samples/.</p>\n')
+    for path in shown:
+        parts.append(f"<h3>Step {int(path.stem.partition('-')[2]):,}</h3>\n{_block(_read(path))}")
+    if (folder / "best.txt").is_file():
+        parts.append(f"<h3>The best checkpoint, at the end</h3>\n{_block(_read(folder / 'best.txt'))}")
+    if len(parts) == 1:
+        parts.append("<p>None: the model was never sure enough (--sample-threshold).</p>\n")
+    return "".join(parts)
+
+
+def _configuration(config: Config) -> str:
+    parts = ["<h2>Configuration</h2>\n", '<p class="faint">Bold: other than the default.</p>\n']
+    for concern in dataclasses.fields(config):
+        part = getattr(config, concern.name)
+        changed = differing(part)
+        rows = [(name, "not set" if value is None else value) for name, value in vars(part).items()]
+        parts.append(f"<h3>{concern.name}</h3>\n{_table(rows, changed)}")
+    return "".join(parts)
+
+
+def _environment(started: dict[str, Any]) -> str:
+    text = started["text"]
+    rows: list[tuple[str, object]] = [
+        ("backend", f"{started['backend']}, {started['threads']} threads"),
+        ("device", started["device"]),
+        ("platform", started["platform"]),
+        ("Python", started["python"]),
+        *started["versions"].items(),
+        ("Git commit", started["git"] or "none"),
+        ("started from", started["init_from"] or "random weights"),
+        ("text", f"{text['name']}, SHA-256 {text['sha256']}"),
+        ("resumed", f"{len(started['resumed'])} times"),
+    ]
+    return f"<h2>Environment</h2>\n{_table(rows)}"
+
+
+def _table(rows: Iterable[tuple[str, object]], bold: Iterable[str] = ()) -> str:
+    body = "".join(
+        f"<tr><th>{_text(name)}</th><td{' class=changed' if name in bold else ''}>{_text(value)}</td></tr>\n"
+        for name, value in rows
+    )
+    return f"<table>\n{body}</table>\n"
+
+
+def _block(text: str) -> str:
+    # a line end right after <pre> is not shown, so that one of the text's own would be lost
+    return f'<pre dir="auto">\n{_text(text)}</pre>\n'
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
