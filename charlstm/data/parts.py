@@ -38,6 +38,11 @@ def limited(part: Part | None, most: int) -> Part | None:
     return None if part is None else part[: most + 1]
 
 
+def predicted(part: Part) -> int:
+    """How many tokens of a part an evaluation predicts."""
+    return len(part) * part.seq_len if isinstance(part, Windows) else len(part) - 1
+
+
 def batches_of(corpus: Corpus, config: DataConfig, seed: int) -> StreamBatches | WindowBatches:
     """What training reads; the seed shuffles windows."""
     if not config.reads_windows:

@@ -305,7 +305,7 @@ def reopen(
     if config != saved:
         write_text(directory / "config.toml", config.to_toml())
     # the record of an older run may lack something
-    started = environment(run.model, corpus, None) | started
+    started = environment(run.model, corpus, run.data_config, None) | started
     started["resumed"] = [*started["resumed"], {"step": trainer.step, "command": command}]
     write_text(directory / "env.json", json.dumps(started, indent=1) + "\n")
     return trainer

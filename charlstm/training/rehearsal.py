@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from ..data import limited, predicted
 from ..evaluation import evaluate
 from .trainer import Trainer
 
@@ -66,13 +67,15 @@ def rehearse(trainer: Trainer) -> Rehearsal:
 
 def _validation(trainer: Trainer) -> float:
     """Seconds of a validation and a checkpoint."""
-    tokens = trainer.corpus.val
     started = time.perf_counter()
-    evaluate(trainer.model, tokens[:VALIDATED])
-    validated = time.perf_counter()
     trainer.save("last")
-    share = min(1.0, VALIDATED / len(tokens))
-    return (validated - started) / share + time.perf_counter() - validated
+    seconds = time.perf_counter() - started
+    some = limited(trainer.val, VALIDATED)
+    if some is not None and trainer.val is not None:
+        started = time.perf_counter()
+        evaluate(trainer.model, some)
+        seconds += (time.perf_counter() - started) * predicted(trainer.val) / predicted(some)
+    return seconds
 
 
 def _peak_memory() -> int | None:
