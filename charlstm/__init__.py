@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .evaluation import Evaluation
-    from .model import CIFGModel, LanguageModel, SequenceClassifier
+    from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier
     from .run import Run, load
     from .training import resume, train
 
@@ -41,7 +41,7 @@ _WHERE = {
         "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
     ),
     "evaluation": ("Evaluation",),
-    "model": ("CIFGModel", "LanguageModel", "SequenceClassifier"),
+    "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier"),
     "run": ("Run", "load"),
     "training": ("resume", "train"),
 }  # fmt: skip
@@ -56,7 +56,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackendError", "CIFGModel", "CharLSTMError", "CharacterTokenizer", "CheckpointError", "Config",
     "Corpus", "DataConfig", "DataError", "DivergedError", "Evaluation", "LanguageModel", "ModelConfig",
-    "Ops", "Run", "SamplingConfig", "SequenceClassifier", "State", "TrainingConfig", "UsageError",
+    "Ops", "Penalties", "Run", "SamplingConfig", "SequenceClassifier", "State", "TrainingConfig", "UsageError",
     "__version__", "get_ops", "load", "resume", "train",
 ]  # fmt: skip
 

@@ -46,7 +46,7 @@ def train(
     config   model, data and training options; `config.data.data` gives way to `data`
     out      the run directory to make; None: the first free runs/NAME-N
     init_from     a run or model directory whose weights, sizes and vocabulary this one starts with;
-                  of the model's options only dropout is then free
+                  of the model's options only what is dropped is then free
     extend_vocab  learn characters that `init_from` does not know
     quiet    print no progress on stderr
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 
 from ..config import DataConfig, ModelConfig
@@ -11,24 +10,22 @@ from ..errors import DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run
 
+SHAPE = ("hidden_size", "num_layers", "embedding_size", "tied_embeddings", "dtype")  # of the weights
+
 
 def model_config(start: Run, asked: ModelConfig) -> ModelConfig:
-    """The run's sizes, with the dropout asked for; UsageError where other sizes were asked for.
+    """The run's sizes, with the dropouts asked for; UsageError where other sizes were asked for.
 
     A size that is the default counts as not asked for.
     """
     saved, default = start.model.config, ModelConfig()
-    for field in dataclasses.fields(ModelConfig):
-        value = getattr(asked, field.name)
-        if field.name != "dropout" and value not in (
-            getattr(default, field.name),
-            getattr(saved, field.name),
-        ):
+    for name in SHAPE:
+        value, kept = getattr(asked, name), getattr(saved, name)
+        if value not in (getattr(default, name), kept):
             raise UsageError(
-                f"{field.name} is {getattr(saved, field.name)} in {start.directory}, whose weights this starts "
-                f"from, and cannot be {value}"
+                f"{name} is {kept} in {start.directory}, whose weights this starts from, and cannot be {value}"
             )
-    return replace(saved, dropout=asked.dropout)
+    return replace(asked, **{name: getattr(saved, name) for name in SHAPE})
 
 
 def corpus_for(start: Run, data: Corpus | DataConfig, extend_vocab: bool) -> Corpus:
