@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .evaluation import Evaluation
-    from .model import CIFGModel, LanguageModel, SequenceClassifier
+    from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier
     from .run import Run, load
     from .training import resume, train
 
@@ -55,7 +55,7 @@ _WHERE = {
         "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
     ),
     "evaluation": ("Evaluation",),
-    "model": ("CIFGModel", "LanguageModel", "SequenceClassifier"),
+    "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier"),
     "run": ("Run", "load"),
     "training": ("resume", "train"),
 }  # fmt: skip
@@ -70,7 +70,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
     "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError", "DivergedError",
-    "Evaluation", "LanguageModel", "ModelConfig", "Ops", "PretokenizedTokenizer", "Run", "SamplingConfig",
+    "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run", "SamplingConfig",
     "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
     "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
 ]  # fmt: skip

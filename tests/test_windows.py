@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import charlstm
-from charlstm import Corpus, DataConfig, DataError, UsageError
+from charlstm import Config, Corpus, DataConfig, DataError, UsageError
 from charlstm.backends import Ops
 from charlstm.data import WindowBatches, Windows, batches_of, coffee, fit_to, limited, overlap, part_of
 from charlstm.data.leakage import LENGTH, covered_share, repeated_share
@@ -145,9 +145,9 @@ def test_batches_are_shrunk_until_windows_fit(
     assert 1 <= fitted.seq_len <= T
     if split == ("windows", 0.1) and tokens - 2 < stride:  # there is no second window
         with pytest.raises(DataError, match="fewer than two"):
-            batches_of(corpus, fitted, 0)
+            batches_of(corpus, Config(data=fitted))
         return
-    assert batches_of(corpus, fitted, 0)[0].x.shape == (fitted.seq_len, fitted.batch_size)
+    assert batches_of(corpus, Config(data=fitted))[0].x.shape == (fitted.seq_len, fitted.batch_size)
 
 
 def test_parts_of_a_corpus() -> None:
@@ -164,7 +164,7 @@ def test_parts_of_a_corpus() -> None:
     assert len(limited(test, 50)) == 51  # type: ignore[arg-type]
     assert limited(part_of(corpus, DataConfig(), "val"), 5) is None
     with pytest.raises(UsageError, match="validates already"):
-        batches_of(Corpus.from_text(text), config, 0)
+        batches_of(Corpus.from_text(text), Config(data=config))
 
 
 @given(st.integers(6, 400), st.floats(0, 0.98), st.floats(0, 0.98))

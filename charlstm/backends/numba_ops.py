@@ -200,7 +200,7 @@ class NumbaOps(NumPyOps):
             sums[s] = cpu.activation_gradients(dh, h, *numbers, s, e)
 
         self._shards.run(shard, T, SMALLEST_LOOP // max(1, B * H))
-        sizes, steps = (sum(sums[s][k] for s in sorted(sums)) for k in range(2))
+        sizes, steps = (float(sum(sums[s][k] for s in sorted(sums))) for k in range(2))
         return activation * sizes / size + temporal * steps / changes
 
     def global_norm(self, flat: Array) -> float:

@@ -40,9 +40,9 @@ class StreamBatches:
         """The batch of a step, counted from 0 over all epochs."""
         epoch, number = divmod(step, self.steps_per_epoch)
         start = (epoch * (self._rest // 2 + 1)) % (self._rest + 1) + number * self.seq_len
-        columns = slice(start, start + self.seq_len)
-        return Batch(
-            np.ascontiguousarray(self._x[:, columns].T, dtype=np.int64),
-            np.ascontiguousarray(self._y[:, columns].T, dtype=np.int64),
-            number == 0,
-        )
+        return self._cut(start, start + self.seq_len, number == 0)
+
+    def _cut(self, start: int, stop: int, fresh: bool) -> Batch:
+        """What every stream holds from `start` to `stop`."""
+        x, y = (np.ascontiguousarray(part[:, start:stop].T, dtype=np.int64) for part in (self._x, self._y))
+        return Batch(x, y, fresh)

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..config import DataConfig
+from ..config import Config, DataConfig
 from ..errors import UsageError
 from .batches import StreamBatches
 from .corpus import Corpus
 from .leakage import covered_share, repeated_share
+from .lengths import RandomLengthBatches
 from .windows import WindowBatches, Windows, count_windows, split_windows
 
 Part = np.ndarray | Windows  # tokens (N,) that follow each other, or windows that each begin anew
@@ -43,16 +44,21 @@ def predicted(part: Part) -> int:
     return len(part) * part.seq_len if isinstance(part, Windows) else len(part) - 1
 
 
-def batches_of(corpus: Corpus, config: DataConfig, seed: int) -> StreamBatches | WindowBatches:
-    """What training reads; the seed shuffles windows."""
-    if not config.reads_windows:
-        return StreamBatches(corpus.train, config.batch_size, config.seq_len)
-    if config.split == "windows" and len(corpus.val):
+def batches_of(corpus: Corpus, config: Config) -> StreamBatches | WindowBatches:
+    """What training reads; its seed shuffles windows, and draws random lengths."""
+    data, training = config.data, config.training
+    if not data.reads_windows:
+        if training.random_seq_len:
+            return RandomLengthBatches(corpus.train, data.batch_size, data.seq_len, training.seed)
+        return StreamBatches(corpus.train, data.batch_size, data.seq_len)
+    if training.random_seq_len:
+        raise UsageError("windows are of one length: leave out --random-seq-len")
+    if data.split == "windows" and len(corpus.val):
         raise UsageError(f"{corpus.name} has a part that validates already: leave out --split windows")
-    part = part_of(corpus, config, "train")
+    part = part_of(corpus, data, "train")
     if not isinstance(part, Windows):
-        part = Windows(corpus.train, config.seq_len, config.window_stride)
-    return WindowBatches(part, config.batch_size, seed)
+        part = Windows(corpus.train, data.seq_len, data.window_stride)
+    return WindowBatches(part, data.batch_size, training.seed)
 
 
 def fit_to(tokens: int, config: DataConfig) -> DataConfig:

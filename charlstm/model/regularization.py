@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..backends import Array, Ops
-from ..config import ModelConfig
+from ..config import ModelConfig, TrainingConfig
 
 INPUT, OUTPUT, EMBEDDING, WEIGHTS = 1, 2, 3, 4  # the last number of a seed; between layers there is none
 
@@ -37,6 +37,15 @@ class Penalties(NamedTuple):
     temporal: float = 0.0
     """Times the mean square of the top layer's h_t - h_{t-1}, without dropout, for the T - 1 pairs within
     the sequence: a carried h_0 is not one of them (TAR, likewise)."""
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> Penalties:
+        """Those that a configuration asks for."""
+        return cls(
+            config.label_smoothing,
+            config.activation_regularization,
+            config.temporal_activation_regularization,
+        )
 
 
 NOTHING_DROPPED, NO_PENALTIES = Masks(), Penalties()

@@ -62,7 +62,7 @@ def train(
     config   model, data and training options; `config.data.data` gives way to `data`
     out      the run directory to make; None: the first free runs/NAME-N
     init_from     a run or model directory whose weights, sizes and vocabulary this one starts with;
-                  of the model's options only dropout is then free
+                  of the model's options only what is dropped is then free
     extend_vocab  learn characters (or words) that `init_from` does not know
     quiet    print no progress on stderr
 
@@ -189,7 +189,7 @@ def _prepare(
             f"{config.data.batch_size} and {config.data.seq_len}"
         )
         config = replace(config, data=fitted)
-    batches_of(corpus, config.data, config.training.seed)  # what cannot be cut so leaves no directory behind
+    batches_of(corpus, config)  # what cannot be cut so leaves no directory behind
     _tell_validation(corpus, config, reporter)
     for option, problem in without_effect(config.training).items():
         if option in differing(config.training):

@@ -51,7 +51,7 @@ def find_learning_rate(trainer: Trainer, directory: Path | None = None) -> Findi
             batch = trainer.batches[step]
             state = model.zero_state(trainer.batches.batch_size) if batch.fresh else trainer.state
             loss, gradients, trainer.state = model.loss_and_gradients(
-                batch.x, batch.y, state, dropout_seed=(config.seed, step)
+                batch.x, batch.y, state, (config.seed, step), trainer.penalties
             )
             norm = ops.global_norm(gradients.flat)
             total = SMOOTHING * total + (1 - SMOOTHING) * loss

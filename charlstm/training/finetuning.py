@@ -12,12 +12,14 @@ from ..errors import DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run
 
+SHAPE = ("hidden_size", "num_layers", "embedding_size", "tied_embeddings", "dtype")  # of the weights
+
 
 def model_config(start: Run, config: ModelConfig, asked: Mapping[str, Any]) -> ModelConfig:
-    """The run's sizes, with the dropout of `config`; UsageError where other sizes were asked for."""
+    """The run's sizes, with what `config` drops; UsageError where other sizes were asked for."""
     saved = start.model.config
-    _only_the_runs(start, saved, {name: value for name, value in asked.items() if name != "dropout"})
-    return replace(saved, dropout=config.dropout)
+    _only_the_runs(start, saved, {name: asked[name] for name in SHAPE if name in asked})
+    return replace(config, **{name: getattr(saved, name) for name in SHAPE})
 
 
 def data_config(start: Run, config: DataConfig, asked: Mapping[str, Any]) -> DataConfig:

@@ -19,7 +19,7 @@ from ..data import Corpus, batches_of, describe, limited, part_of
 from ..errors import CharLSTMError, CheckpointError, DataError, DivergedError
 from ..evaluation import evaluate
 from ..generation import generate
-from ..model import CIFGModel
+from ..model import CIFGModel, Penalties
 from .directory import MetricsLog, model_card, run_readme, write_text
 from .divergence import DivergingError, JumpError, LossWatch
 from .optimizer import Optimizer, WeightAverage
@@ -46,12 +46,13 @@ class Trainer:
     ) -> None:
         self.model, self.corpus, self.config = model, corpus, config
         self.directory, self.reporter = directory, reporter
-        self.batches = batches_of(corpus, config.data, config.training.seed)
+        self.batches = batches_of(corpus, config)
         self.val = limited(part_of(corpus, config.data, "val"), config.data.max_val_tokens)
+        self.penalties = Penalties.of(config.training)
         self.optimizer = Optimizer(model, config.training)
         self.average = WeightAverage(model, config.training) if config.training.averaging != "none" else None
         self.state = model.zero_state(config.data.batch_size)
-        self.step = 0
+        self.step = self.tokens = 0  # steps made, and tokens that they have read
         self.seconds = 0.0  # of all sessions, validations included
         self.best_val_loss: float | None = None
         self.best_step = 0
@@ -62,7 +63,7 @@ class Trainer:
         self._validated_at = self._saved_at = -1
         self._since: list[float] = []  # losses since the last line of metrics
         self._clock = time.perf_counter()
-        self._busy_seconds, self._busy_steps = 0.0, 0  # of training alone, since the last line of metrics
+        self._busy_seconds, self._busy_tokens = 0.0, 0  # of training alone, since the last line of metrics
         self._rate, self._norm = 0.0, 0.0  # of the last step
 
     # ---- the loop -----------------------------------------------------------------------
@@ -173,11 +174,6 @@ class Trainer:
         self.seconds = time.perf_counter() - self._clock
         return self.progress()
 
-    @property
-    def tokens(self) -> int:
-        """Tokens read so far."""
-        return self.step * self.batches.batch_size * self.batches.seq_len
-
     def train_step(self, done: float) -> None:
         """One step, `done` (0 to 1) of the training being over."""
         training, ops = self.config.training, self.model.ops
@@ -185,28 +181,30 @@ class Trainer:
         batch = self.batches[self.step]
         state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
         loss, gradients, self.state = self.model.loss_and_gradients(
-            batch.x, batch.y, state, dropout_seed=(training.seed, self.step), state_gradients=False
+            batch.x, batch.y, state, (training.seed, self.step), self.penalties, state_gradients=False
         )
         norm = ops.global_norm(gradients.flat)
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = "gradient" if math.isfinite(loss) else "loss"
             raise DivergingError(f"the {what} is no longer a finite number at step {self.step}")
         self._watch.stepped(loss, self.step)
-        self._rate, self._norm = self._rate_factor * learning_rate(training, self.step, done), norm
+        share = len(batch.x) / self.batches.seq_len  # 1 unless lengths are random
+        self._rate = self._rate_factor * share * learning_rate(training, self.step, done)
+        self._norm = norm
         scale = min(1.0, training.clip_norm / norm) if norm > 0 else 1.0
         self.step += 1
+        self.tokens += batch.x.size
         self.optimizer.update(self.step, self._rate, gradients.flat, scale)
         if self.average is not None:
             self.average.stepped()
         self._since.append(loss)
         self._busy_seconds += time.perf_counter() - started
-        self._busy_steps += 1
+        self._busy_tokens += batch.x.size
 
     def _log(self, metrics: MetricsLog) -> None:
         """A line of metrics that sums up the steps since the last one."""
         done = self._tick()
-        read = self._busy_steps * self.batches.batch_size * self.batches.seq_len
-        speed = read / max(self._busy_seconds, 1e-9)
+        speed = self._busy_tokens / max(self._busy_seconds, 1e-9)
         line = {
             "step": self.step,
             "tokens": self.tokens,
@@ -217,7 +215,7 @@ class Trainer:
             "tokens_per_second": round(speed, 1),
         }
         self._since = []
-        self._busy_seconds, self._busy_steps = 0.0, 0
+        self._busy_seconds, self._busy_tokens = 0.0, 0
         metrics.write(**line)
         self.reporter.step(line, done)
 
@@ -225,7 +223,7 @@ class Trainer:
 
     def _validate_and_save(self, metrics: MetricsLog) -> None:
         steady = self._watch.steady(self._since[-1] if self._since else None)
-        if self._busy_steps:
+        if self._busy_tokens:
             self._log(metrics)
         with self._averaged():
             line, best = self._validate(metrics)
@@ -299,7 +297,7 @@ class Trainer:
         self.model.parameters.flat[...] = last.parameters.flat
         self.restore()
         self.rollbacks, self._rate_factor = count, factor
-        self._busy_seconds, self._busy_steps = 0.0, 0
+        self._busy_seconds, self._busy_tokens = 0.0, 0
         self.save("last")  # with the new count and rate
         metrics.cut(self.step)
         self._tick()
@@ -380,7 +378,8 @@ class Trainer:
         record = saved.progress
         asarray, to_numpy = self.model.ops.asarray, self.model.ops.to_numpy
         try:
-            self.step, self.seconds = int(record["step"]), float(record["seconds"])
+            self.step, self.tokens = int(record["step"]), int(record["tokens"])
+            self.seconds = float(record["seconds"])
             best = record["best_val_loss"]
             self.best_val_loss = None if best is None else float(best)
             self.best_step = int(record["best_step"])
