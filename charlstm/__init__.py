@@ -70,8 +70,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
     "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError", "DivergedError",
-    "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run", "SamplingConfig",
-    "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
+    "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
+    "SamplingConfig", "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
     "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
 ]  # fmt: skip
 
