@@ -1,4 +1,10 @@
-"""The softmax head in one pass: a piece of the logits at a time, never all of them."""
+"""The softmax head in one pass: a piece of the rows and a block of the vocabulary at a time.
+
+The logits of a piece go block by block through the nearest caches. The largest logit so far and the
+sum of exponentials are kept up to date from block to block (Milakov & Gimelshein 2018, arXiv
+1805.02867); what the blocks hold are exponentials, which the gradients multiply by what has become
+known since. A small vocabulary is one block.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +12,76 @@ import numpy as np
 from numba import njit
 
 from .compiling import OPTIONS, kernel
-from .cpu import softmax_cross_entropy
+from .cpu import _sum, exp
 from .products import VECTORS, add_columns, add_rows, pack_columns, pack_panel
+
+PANELS = 8  # in a block of a large vocabulary: its logits, weights and gradients fit the second-level cache
 
 
 @njit(**OPTIONS)
-def _logits(rows, W, bias, first, count, logits):
+def _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, totals, scores):
+    """One block of the vocabulary, from `symbol` on, for `count` rows: block becomes exp(logit - largest).
+
+    largest and totals, of each row, take in the block; scores[k] is the target's logit, if it is in it.
+    Numbers of the block beyond the vocabulary become 0.
+    """
+    H, width = rows.shape[1], VECTORS * W.shape[3]
+    some, panel = min(block.shape[1], bias.shape[0] - symbol), symbol // width
     for k in range(count):
-        logits[k] = bias
-    add_rows(rows, first * rows.shape[1], rows.shape[1], W, logits, 0, count, 1)
+        block[k, :some] = bias[symbol : symbol + some]
+        block[k, some:] = 0
+    add_rows(rows, first * H, H, W[panel : panel + (some + width - 1) // width], block, 0, count, 1)
+    for k in range(count):
+        row, target = block[k, :some], targets[first + k] - symbol
+        if 0 <= target < some:
+            scores[k] = row[target]
+        top = row[0]
+        for v in range(1, some):
+            top = row[v] if row[v] > top else top
+        if symbol > 0 and largest[k] > top:
+            top = largest[k]
+        for v in range(some):
+            row[v] = exp(row[v] - top)
+        total = _sum(row)
+        if symbol > 0:
+            total += totals[k] * exp(largest[k] - top)
+        largest[k], totals[k] = top, total
 
 
 @kernel
-def loss(rows, W, bias, targets, logits, start, stop):
+def loss(rows, W, bias, targets, block, start, stop):
     """The summed loss of rows `start` to `stop`, and the sum of their largest posteriors.
 
-    rows (N, H); W: weight (H, V) in panels; bias (V,); logits (piece, V) is room.
+    rows (N, H); W: weight (H, V) in panels; bias (V,); block is room for some rows of a block of logits.
     """
     total, confidence = 0.0, 0.0
-    one, zero = logits.dtype.type(1), logits.dtype.type(0)
-    for first in range(start, stop, logits.shape[0]):
-        count = min(logits.shape[0], stop - first)
-        _logits(rows, W, bias, first, count, logits)
-        total += softmax_cross_entropy(
-            logits[:count], targets[first : first + count], logits[:count], one, zero
-        )
+    piece = block.shape[0]
+    largest, totals, scores = np.empty((3, piece), block.dtype)
+    for first in range(start, stop, piece):
+        count = min(piece, stop - first)
+        for symbol in range(0, bias.shape[0], block.shape[1]):
+            _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, totals, scores)
         for k in range(count):
-            logits[k, targets[first + k]] += 1  # back from posterior - one hot to the posterior
-            confidence += np.max(logits[k])
+            total += np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k])
+            confidence += 1 / np.float64(totals[k])
     return total, confidence
+
+
+@njit(**OPTIONS)
+def _posteriors(block, some, count, targets, first, symbol, tops, largest, totals, scale, smoothing, even):
+    """Exponentials of a block become (posterior - smoothed one hot) * scale."""
+    for k in range(count):
+        row, target = block[k, :some], targets[first + k] - symbol
+        factor = scale / totals[k]
+        if tops[k] != largest[k]:
+            factor *= exp(tops[k] - largest[k])
+        for v in range(some):
+            row[v] *= factor
+        if 0 <= target < some:
+            row[target] -= scale - scale * smoothing
+        if smoothing > 0:
+            for v in range(some):
+                row[v] -= even
 
 
 @kernel
@@ -47,9 +94,9 @@ def gradients(
     drows,
     dW,
     db,
-    logits,
+    blocks,
     columns,
-    panel,
+    panels,
     scale,
     smoothing,
     transposed,
@@ -58,27 +105,46 @@ def gradients(
 ):
     """The summed loss of rows `start` to `stop`; writes their drows, adds to dW and db (V,).
 
-    Gradients are those of the summed loss, its targets smoothed, times `scale`. rows (N, H); W and WT:
-    weight (H, V) and its transpose in panels; dW (H, V), or (V, H) if `transposed`; room: logits (piece,
-    V), columns (rows of dW / ROWS, piece, ROWS), panel (1, piece, 3, lanes).
+    Gradients are those of the summed loss, its targets smoothed, times `scale`. rows (N, H); W: weight
+    (H, V) in panels, WT: blocks of its transpose in panels; dW (H, V), or (V, H) if `transposed`. Room:
+    blocks (V / width, piece, width) for logits, columns (H or width / ROWS, piece, ROWS) for what is left
+    in the product that gives dW, panels (1 or all of H, piece, 3, lanes) for what is right in it.
     """
-    H, V, total = rows.shape[1], bias.shape[0], 0.0
-    for first in range(start, stop, logits.shape[0]):
-        count = min(logits.shape[0], stop - first)
-        _logits(rows, W, bias, first, count, logits)
-        total += softmax_cross_entropy(
-            logits[:count], targets[first : first + count], logits[:count], scale, smoothing
-        )
-        add_rows(logits, 0, V, WT, drows, first * H, count, 0)
-        if transposed:
-            left, left_at, right, right_at = logits, 0, rows, first
-        else:
-            left, left_at, right, right_at = rows, first, logits, 0
-        pack_columns(left, left_at, count, columns, 0, columns.shape[0], 0)
-        for column in range(0, dW.shape[1], VECTORS * panel.shape[3]):
-            pack_panel(right, right_at, count, column, panel, 0)
-            add_columns(columns, panel, count, dW, column, 0, columns.shape[0])
+    (piece, width), H, V, total = blocks.shape[1:], rows.shape[1], bias.shape[0], 0.0
+    even, step = scale * smoothing / blocks.dtype.type(V), VECTORS * panels.shape[3]
+    tops = np.empty((blocks.shape[0], piece), blocks.dtype)
+    largest, totals, scores = np.empty((3, piece), blocks.dtype)
+    for first in range(start, stop, piece):
+        count = min(piece, stop - first)
+        for n in range(blocks.shape[0]):
+            _exponentials(rows, W, bias, targets, first, count, n * width, blocks[n], largest, totals, scores)
+            tops[n] = largest
         for k in range(count):
-            for v in range(V):
-                db[v] += logits[k, v]
+            total += np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k])
+        if transposed:
+            for n in range(panels.shape[0]):
+                pack_panel(rows, first, count, n * step, panels, n)
+        else:
+            pack_columns(rows, first, count, columns, 0, columns.shape[0], 0)
+        for n in range(blocks.shape[0]):
+            block, symbol = blocks[n], n * width
+            some = min(width, V - symbol)
+            _posteriors(
+                block, some, count, targets, first, symbol, tops[n], largest, totals, scale, smoothing, even
+            )
+            add_rows(block, 0, width, WT[n], drows, first * H, count, min(n, 1))
+            if transposed:
+                pack_columns(block, 0, count, columns, 0, columns.shape[0], 0)
+                groups = (some + columns.shape[2] - 1) // columns.shape[2]
+                for m in range(panels.shape[0]):
+                    into = dW[symbol : symbol + some]
+                    add_columns(columns, panels[m : m + 1], count, into, m * step, 0, groups)
+            else:
+                for column in range(0, some, step):
+                    pack_panel(block, 0, count, column, panels, 0)
+                    add_columns(columns, panels, count, dW, symbol + column, 0, columns.shape[0])
+            sums = db[symbol : symbol + some]
+            for k in range(count):
+                for v in range(some):
+                    sums[v] += block[k, v]
     return total

@@ -102,7 +102,9 @@ def test_products(ops: Ops, dtype: str, shape: tuple[int, int, int], rng: np.ran
                 assert_allclose(ops.to_numpy(product), expected, rtol=0, atol=K * TOLERANCE[dtype] / 3)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 2), (5, 3, 1), (40, 9, 13), (700, 33, 65), (350, 16, 200)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 2), (5, 3, 1), (40, 9, 13), (700, 33, 65), (350, 16, 200), (200, 20, 1000)]
+)
 def test_head(ops: Ops, dtype: str, shape: tuple[int, int, int], rng: np.random.Generator) -> None:
     N, H, V = shape
     rows, weight, bias = (rng.standard_normal(s).astype(dtype) for s in ((N, H), (H, V), (V,)))
@@ -126,6 +128,22 @@ def test_head(ops: Ops, dtype: str, shape: tuple[int, int, int], rng: np.random.
         (dbias, dlogits.sum(axis=0)),
     ):
         assert_allclose(ops.to_numpy(ours), reference, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("rising", [1, -1])
+def test_logits_far_apart_in_a_large_vocabulary(ops: Ops, dtype: str, rising: int) -> None:
+    """The largest logits come in the last block of the vocabulary, or in the first."""
+    V, targets = 2000, np.array([0, 1999, 1000])
+    bias = rising * np.linspace(-300, 300, V)
+    expected = np.log(np.exp(bias - 300).sum()) + 300 - bias[targets]
+    rows, weight = np.zeros((3, 4), dtype), np.zeros((4, V), dtype)
+    arrays = [ops.asarray(array) for array in (rows, weight, bias.astype(dtype), targets)]
+    assert ops.head_loss(*arrays)[0] == pytest.approx(expected.mean(), rel=1e-5)
+    dweight, dbias = ops.empty((4, V), arrays[0].dtype), ops.empty((V,), arrays[0].dtype)
+    assert ops.head_gradients(*arrays, dweight, dbias)[0] == pytest.approx(expected.mean(), rel=1e-5)
+    posterior = np.exp(bias - 300) / np.exp(bias - 300).sum()
+    posterior[targets] -= 1 / 3
+    assert_allclose(ops.to_numpy(dbias), posterior, rtol=0, atol=1e-4 if dtype == "float32" else 1e-13)
 
 
 T, B, H, D, V = 4, 3, 8, 5, 6

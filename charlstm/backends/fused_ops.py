@@ -257,8 +257,8 @@ class FusedOps(NumbaOps):
         sums: dict[int, tuple[float, float]] = {}
 
         def shard(s: int, e: int) -> None:
-            logits = self.empty((min(ROWS_AT_ONCE, max(1, e - s)), V), rows.dtype)
-            sums[s] = head.loss(rows, W, bias, targets, logits, s, e)
+            block = self.empty((min(ROWS_AT_ONCE, max(1, e - s)), _block_of(V, rows.dtype)), rows.dtype)
+            sums[s] = head.loss(rows, W, bias, targets, block, s, e)
 
         self._shards.run(shard, N, self._smallest_head(weight))
         losses, confidences = zip(*(sums[s] for s in sorted(sums)), strict=True)
@@ -281,7 +281,8 @@ class FusedOps(NumbaOps):
         _check((rows, (N, H)), (weight, (H, V)), (bias, (V,)), (dweight, shape), (dbias, (V,)))
         _check_contiguous(dweight)
         _check_ids(targets, (N,), V)
-        W, WT = self._panels(weight, products.VECTORS), self._panels(weight.T, products.VECTORS)
+        W, width = self._panels(weight, products.VECTORS), _block_of(V, dtype)
+        WT = self._blocks_of_transpose(weight, width)
         drows = self.empty((N, H), dtype)
         sums: dict[int, tuple[float, Array, Array]] = {}
 
@@ -289,10 +290,11 @@ class FusedOps(NumbaOps):
             piece = min(ROWS_AT_ONCE, max(1, e - s))
             dW, db = dweight if s == 0 else self.empty(shape, dtype), self.zeros((V,), dtype)
             dW[...] = 0
-            logits = self.empty((piece, V), dtype)
-            room = self._columns(shape[0], piece, dtype), self._panel(piece, dtype)
+            blocks = self.empty((WT.shape[0], piece, width), dtype)
+            columns = self._columns(width if transposed else H, piece, dtype)
+            panels = self._panel(piece, dtype, WT.shape[1] if transposed else 1)
             loss = head.gradients(
-                rows, W, bias, targets, WT, drows, dW, db, logits, *room, dtype.type(1 / N),
+                rows, W, bias, targets, WT, drows, dW, db, blocks, columns, panels, dtype.type(1 / N),
                 dtype.type(smoothing), transposed, s, e,
             )  # fmt: skip
             sums[s] = loss, dW, db
@@ -302,6 +304,26 @@ class FusedOps(NumbaOps):
         self._add_up(dWs)
         dbias[...] = sum(dbs)
         return sum(losses) / N, drows
+
+    def _blocks_of_transpose(self, weight: Array, width: int) -> Array:
+        """Of weight (H, V), for each block of `width` columns, its transpose packed; zeros beyond V."""
+        (H, V), lanes = weight.shape, _lanes(weight.dtype)
+        count = -(-V // width)
+        panels = -(-H // (products.VECTORS * lanes))
+        blocks = self.empty((count, panels, width, products.VECTORS, lanes), weight.dtype)
+
+        def shard(s: int, e: int) -> None:
+            for n in range(s, e):
+                part = weight[:, n * width : (n + 1) * width]
+                if part.shape[1] < width:
+                    part = np.pad(part, ((0, 0), (0, width - part.shape[1])))
+                if part.flags.f_contiguous:
+                    products.pack(part.T, blocks[n], 0, panels)
+                else:
+                    products.pack_transposed(np.ascontiguousarray(part), blocks[n], 0, panels)
+
+        self._shards.run(shard, count, max(1, SMALLEST_LOOP // max(1, width * H)))
+        return blocks
 
     @staticmethod
     def _smallest_head(weight: Array) -> int:
@@ -313,9 +335,9 @@ class FusedOps(NumbaOps):
         """For `products.pack_columns`: `steps` rows of this width."""
         return self.empty((-(-width // ROWS), steps, ROWS), dtype)
 
-    def _panel(self, steps: int, dtype: Any) -> Array:
-        """For `products.pack_panel`: one panel of `steps` rows."""
-        return self.empty((1, steps, products.VECTORS, _lanes(dtype)), dtype)
+    def _panel(self, steps: int, dtype: Any, count: int = 1) -> Array:
+        """For `products.pack_panel`: panels of `steps` rows."""
+        return self.empty((count, steps, products.VECTORS, _lanes(dtype)), dtype)
 
 
 class _Input(NamedTuple):
@@ -340,6 +362,11 @@ class _Input(NamedTuple):
 def _numbers(T: int, B: int) -> Array:
     """Rows numbered in order: for a table that has one for each step and row of the batch."""
     return np.arange(T * B).reshape(T, B)
+
+
+def _block_of(V: int, dtype: Any) -> int:
+    """How many of V symbols the head takes at a time: all of a small vocabulary."""
+    return min(V, head.PANELS * products.VECTORS * _lanes(dtype))
 
 
 def _lanes(dtype: Any) -> int:
