@@ -115,9 +115,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _check_types(self)
         _positive(self, "hidden_size", "num_layers", "embedding_size")
-        _shares(
-            self, "dropout", "input_dropout", "output_dropout", "embedding_dropout", "weight_drop"
-        )  # fmt: skip
+        _shares(self, "dropout", "input_dropout", "output_dropout", "embedding_dropout", "weight_drop")
         if self.tied_embeddings and self.embedding_size is None:
             raise UsageError("tied_embeddings needs an embedding: give embedding_size")
         if self.dtype not in ("float32", "float64"):

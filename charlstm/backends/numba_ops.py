@@ -201,7 +201,8 @@ class NumbaOps(NumPyOps):
 
         self._shards.run(shard, T, SMALLEST_LOOP // max(1, B * H))
         sizes, steps = (float(sum(sums[s][k] for s in sorted(sums))) for k in range(2))
-        return activation * sizes / size + temporal * steps / changes
+        penalty: float = activation * sizes / size + temporal * steps / changes
+        return penalty
 
     def global_norm(self, flat: Array) -> float:
         sums = self._sums(lambda s, e: cpu.sum_of_squares(flat[s:e]), flat.shape[0], SMALLEST_LOOP)

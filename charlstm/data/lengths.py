@@ -13,11 +13,12 @@ DEVIATION, SHORTEST = 5.0, 5  # tokens
 
 
 class RandomLengthBatches(StreamBatches):
-    """Streams of which each step reads a random number of tokens (Merity et al. 2018, section 5.1).
+    """Streams of which each step reads a random number of tokens.
 
-    Normal around seq_len, or in one of twenty steps around half of it. An epoch reads every token of the
-    streams once; its last step takes what is left. Which tokens a step reads depends on the seed and
-    the step's number alone. `steps_per_epoch` is that of the first epoch: others take a few more or fewer.
+    Normal around seq_len, or in one of twenty steps around half of it (Merity et al. 2018, arXiv
+    1708.02182, section 4.1). An epoch reads every token of the streams once; its last step takes what is
+    left. Which tokens a step reads depends on the seed and the step's number alone. `steps_per_epoch` is
+    that of the first epoch: others take a few more or fewer.
     """
 
     def __init__(self, tokens: np.ndarray, batch_size: int, seq_len: int, seed: int) -> None:
