@@ -146,7 +146,7 @@ def test_two_hundred_kills(room: Path) -> None:
     print(
         f"\n200 kills, {saving} of them while a checkpoint was written; the last at step {moments[-1].step}"
     )
-    assert saving >= 60
+    assert saving >= 40
 
 
 def test_a_checkpoint_is_written_once_where_training_ends_with_a_validation(
