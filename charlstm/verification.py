@@ -151,6 +151,8 @@ def gradient_errors(case: Case, ops: Ops) -> Iterator[tuple[str, float]]:
             return value
 
         yield name, directional_error(along, float(np.sum(ops.to_numpy(gradients[name]) * direction)))
+    of_state = gradients.initial_state
+    assert of_state is not None  # it was asked for
     for name, k in (("h0", 0), ("c0", 1)):
         direction = rng.standard_normal(state[k].shape)
 
@@ -160,7 +162,7 @@ def gradient_errors(case: Case, ops: Ops) -> Iterator[tuple[str, float]]:
 
         yield (
             name,
-            directional_error(shifted, float(np.sum(ops.to_numpy(gradients.initial_state[k]) * direction))),
+            directional_error(shifted, float(np.sum(ops.to_numpy(of_state[k]) * direction))),
         )
     if gradients.inputs is not None:
         direction = rng.standard_normal(x.shape)
@@ -206,6 +208,7 @@ def results(case: Case, ops: Ops, dtype: str) -> dict[str, np.ndarray]:
     logits, _ = model.forward(x, state)
     arrays = {f"d {name}": array for name, array in gradients.items()}
     arrays |= {"logits": logits, "h": carried.h, "c": carried.c}
+    assert gradients.initial_state is not None  # it was asked for
     arrays |= {"d h0": gradients.initial_state.h, "d c0": gradients.initial_state.c}
     if gradients.inputs is not None:
         arrays["d x"] = gradients.inputs
