@@ -20,10 +20,11 @@ import safetensors
 import safetensors.numpy
 
 from .backends import Ops, get_ops
-from .config import ModelConfig, from_dict
+from .config import ModelConfig
 from .data import Tokenizer, load_tokenizer
 from .errors import CheckpointError, UsageError
 from .model import CIFGModel, Shapes, parameter_shapes
+from .options import from_dict
 
 FORMAT = 1
 

@@ -7,17 +7,24 @@ keywords and a checkpoint's config.json.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import tomllib
-import types
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .errors import UsageError
+from .options import (
+    check_not_negative,
+    check_positive,
+    check_shares,
+    check_types,
+    check_values,
+    did_you_mean,
+    field_names,
+    from_dict,
+    parse_duration,
+)
 
 C = TypeVar("C")
 OnUnknown = Literal["error", "skip", "replace"]
@@ -38,50 +45,6 @@ ONLY_WITH = {
     "plateau": ("schedule", ("plateau",)),
     "warmup_steps": ("schedule", ("cosine", "constant", "step", "exponential", "plateau")),
 }
-
-
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UsageError(f"{name} must be greater than 0 and finite, not {value}")
-
-
-def _check_types(config: Any) -> None:
-    for name, hint in typing.get_type_hints(type(config)).items():
-        if not _fits(getattr(config, name), hint):
-            choices = f": it is one of {', '.join(typing.get_args(hint))}" if _is_choice(hint) else ""
-            raise UsageError(f"{name} cannot be {getattr(config, name)!r}{choices}")
-
-
-def _is_choice(hint: Any) -> bool:
-    return typing.get_origin(hint) is Literal
-
-
-def _shares(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 1:
-            raise UsageError(f"{name} must be at least 0 and less than 1, not {value}")
-
-
-def _not_negative(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < math.inf:
-            raise UsageError(f"{name} must be 0 or more and finite, not {getattr(config, name)}")
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of a duration such as "16s", "5m", "2h" or "90"."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
-    try:
-        seconds = float(number) * units[unit]
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"a duration reads 16s, 5m or 2h, not {text!r}")
-    return seconds
 
 
 @dataclass(frozen=True)
@@ -113,9 +76,9 @@ class ModelConfig:
     goes with --embedding-size."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _positive(self, "hidden_size", "num_layers", "embedding_size")
-        _shares(self, "dropout", "input_dropout", "output_dropout", "embedding_dropout", "weight_drop")
+        check_types(self)
+        check_positive(self, "hidden_size", "num_layers", "embedding_size")
+        check_shares(self, "dropout", "input_dropout", "output_dropout", "embedding_dropout", "weight_drop")
         if self.tied_embeddings and self.embedding_size is None:
             raise UsageError("tied_embeddings needs an embedding: give embedding_size")
         if self.dtype not in ("float32", "float64"):
@@ -127,7 +90,7 @@ class DataConfig:
     """The text and how it is cut."""
 
     data: str = "coffee"
-    """What to learn: a text file, a directory of them, a glob such as 'texts/*.txt', any of these as .gz,
+    """What to learn: a text file, a directory of them, a glob such as `texts/*.txt`, any of these as .gz,
     - for stdin, an http(s) address, or a name: coffee (comes with charlstm), tinyshakespeare, shakespeare,
     wikitext-2 (downloaded once). A directory with files named train*, valid* and test* gives these parts."""
     encoding: str = "utf-8"
@@ -172,13 +135,15 @@ class DataConfig:
     """While training, validate with at most this many tokens: the first, or windows at random."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         if not self.data:
             raise UsageError("data must name a text file or a corpus")
-        _positive(self, "batch_size", "seq_len", "window_stride", "max_val_tokens", "vocab_size", "min_count")
+        check_positive(
+            self, "batch_size", "seq_len", "window_stride", "max_val_tokens", "vocab_size", "min_count"
+        )
         self._check_vocabulary()
-        _shares(self, "val_fraction", "test_fraction")
-        _not_negative(self, "split_seed")
+        check_shares(self, "val_fraction", "test_fraction")
+        check_not_negative(self, "split_seed")
         if self.val_fraction + self.test_fraction >= 1:
             raise UsageError("val_fraction and test_fraction must leave something to train on")
         if "-" in (self.val_data, self.test_data):
@@ -279,14 +244,14 @@ class TrainingConfig:
     it), at a learning rate in proportion (as in AWD-LSTM)."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _positive(
+        check_types(self)
+        check_positive(
             self, "learning_rate", "clip_norm", "max_steps", "epochs", "eval_every", "sample_every",
             "decay_every", "plateau", "average_after", "early_stopping", "keep_every",
         )  # fmt: skip
-        _not_negative(self, "warmup_steps", "sample_threshold", "seed", "weight_decay", "max_rollbacks")
-        _not_negative(self, "activation_regularization", "temporal_activation_regularization")
-        _shares(self, "momentum", "beta1", "beta2", "ema_decay", "label_smoothing")
+        check_not_negative(self, "warmup_steps", "sample_threshold", "seed", "weight_decay", "max_rollbacks")
+        check_not_negative(self, "activation_regularization", "temporal_activation_regularization")
+        check_shares(self, "momentum", "beta1", "beta2", "ema_decay", "label_smoothing")
         if not 0 < self.decay < 1:
             raise UsageError(f"decay must lie between 0 and 1, not {self.decay}")
         if self.max_time is not None:
@@ -316,8 +281,8 @@ class SamplingConfig:
     """Seed of the draws: the same seed gives the same text."""
 
     def __post_init__(self) -> None:
-        _check_types(self)
-        _not_negative(self, "length", "temperature", "top_k", "seed")
+        check_types(self)
+        check_not_negative(self, "length", "temperature", "top_k", "seed")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top_p must lie above 0 and be at most 1, not {self.top_p}")
 
@@ -380,10 +345,10 @@ def read_tables(path: Path) -> Tables:
 def _check_tables(tables: Tables, where: str) -> None:
     for name, table in tables.items():
         if name not in CONCERNS:
-            home = [concern for concern, part in CONCERNS.items() if name in _names(part)]
-            advice = f"it belongs in the table [{home[0]}]" if home else _did_you_mean(name, CONCERNS)
+            home = [concern for concern, part in CONCERNS.items() if name in field_names(part)]
+            advice = f"it belongs in the table [{home[0]}]" if home else did_you_mean(name, CONCERNS)
             raise UsageError(f"{where}: unknown table {name!r}: {advice}")
-        _check_values(CONCERNS[name], table, where)
+        check_values(CONCERNS[name], table, where)
 
 
 def merged(*layers: Tables) -> Tables:
@@ -414,45 +379,5 @@ def without_effect(config: TrainingConfig) -> dict[str, str]:
 def differing(config: Any) -> dict[str, Any]:
     """The fields of a config dataclass that are not the defaults."""
     default = type(config)()
-    values = {name: getattr(config, name) for name in _names(type(config))}
+    values = {name: getattr(config, name) for name in field_names(type(config))}
     return {name: value for name, value in values.items() if value != getattr(default, name)}
-
-
-def from_dict(cls: type[C], values: Any, where: str) -> C:
-    """A config dataclass from untrusted values; UsageError for unknown keys and wrong types."""
-    _check_values(cls, values, where)
-    return cls(**values)
-
-
-def _check_values(cls: type, values: Any, where: str) -> None:
-    hints = typing.get_type_hints(cls)
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{where}: a table of options is expected, not {values!r}")
-    for key, value in values.items():
-        if key not in hints:
-            raise UsageError(f"{where}: unknown option {key!r}: {_did_you_mean(key, hints)}")
-        if not _fits(value, hints[key]):
-            choices = (
-                f": it is one of {', '.join(typing.get_args(hints[key]))}" if _is_choice(hints[key]) else ""
-            )
-            raise UsageError(f"{where}: {key} cannot be {value!r}{choices}")
-
-
-def _names(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls)]
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if _is_choice(hint):
-        return value in typing.get_args(hint)
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if isinstance(value, bool):
-        return bool in allowed
-    if isinstance(value, int) and float in allowed:
-        return True
-    return isinstance(value, tuple(allowed))

@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from . import checkpoint
 from .backends import Ops
-from .config import Config, DataConfig, OnUnknown, SamplingConfig, from_dict
+from .config import Config, DataConfig, OnUnknown, SamplingConfig
 from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
 from .evaluation import Evaluation, evaluate, pooled
 from .generation import generate_many
 from .model import CIFGModel
+from .options import from_dict
 
 Split = Literal["train", "val", "test", "all"]
 Which = Literal["best", "last"]
