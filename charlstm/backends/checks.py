@@ -37,3 +37,30 @@ def check_recurrence(wx: Array, R: Array, h0: Array, c0: Array) -> tuple[int, in
     if len(names) > 1:
         raise TypeError(f"wx, R, h0 and c0 must share one dtype, not {sorted(names)}")
     return T, B, H
+
+
+def check_arrays(*expected: tuple[Array, tuple[int, ...]]) -> None:
+    """TypeError unless all arrays share one dtype, ValueError unless they have the shapes beside them.
+
+    The kernels trust what they are given: they would read and write beyond an array that is too small.
+    """
+    dtypes = {array.dtype for array, _ in expected}
+    names = [check_dtype(dtype) for dtype in dtypes]
+    if len(names) > 1:
+        raise TypeError(f"all arrays must share one dtype, not {sorted(names)}")
+    for array, shape in expected:
+        if array.shape != shape:
+            raise ValueError(f"an array is {array.shape} where {shape} would fit the others")
+
+
+def check_contiguous(*results: Array) -> None:
+    if not all(array.flags.c_contiguous for array in results):
+        raise ValueError("gradients of weights are written to C-contiguous arrays only")
+
+
+def check_ids(ids: Array, shape: tuple[int, ...], V: int) -> None:
+    """ValueError unless they are integers of this shape, IndexError for those outside of 0 to V - 1."""
+    if ids.shape != shape or ids.dtype.kind not in "iu":
+        raise ValueError(f"ids must be integers {shape}, not {ids.dtype} {ids.shape}")
+    if ids.size and not (ids.min() >= 0 and ids.max() < V):
+        raise IndexError(f"ids must lie in 0 to {V - 1}, not {ids.min()} to {ids.max()}")

@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels import head, products, recurrence, sampling
 from ..kernels.tiles import ROWS
 from ..kernels.vectors import REGISTERS
-from .checks import DTYPES, check_dtype, check_recurrence
+from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
 from .sampling import Array, Sampler, StepWeights
@@ -173,9 +173,9 @@ class FusedOps(NumbaOps):
         given = [(source.table, (V, 3 * H)), (source.x, (T, B, D)), (dh, (T, B, H)), (dc_last, (B, H))]
         if dW is None:
             dW = np.empty((D, 3 * H), dR.dtype)
-        _check(*given, *states, *weights, (dW, (D, 3 * H)))
-        _check_contiguous(dR, dW)
-        _check_ids(source.ids, (T, B), V)
+        check_arrays(*given, *states, *weights, (dW, (D, 3 * H)))
+        check_contiguous(dR, dW)
+        check_ids(source.ids, (T, B), V)
         dh, dc = np.ascontiguousarray(dh), np.array(dc_last, order="C")
         R, h, c, gates = (np.ascontiguousarray(array) for array in (R, *tape))
         # a thread has done with dh_t when it writes dx_t
@@ -238,7 +238,9 @@ class FusedOps(NumbaOps):
         (L, H, _), V, B = weights.R.shape, weights.bias.shape[0], uniforms.shape[1]
         further = (weights.W, (L - 1, H, 3 * H)), (weights.b, (L - 1, 3 * H))
         ends = (weights.table, (V, 3 * H)), (weights.head, (H, V)), (weights.bias, (V,))
-        _check((logits, (B, V)), (h, (L, B, H)), (c, (L, B, H)), (weights.R, (L, H, 3 * H)), *further, *ends)
+        check_arrays(
+            (logits, (B, V)), (h, (L, B, H)), (c, (L, B, H)), (weights.R, (L, H, 3 * H)), *further, *ends
+        )
         logits, c = np.array(logits, order="C"), np.array(c, order="C")
         states = np.empty((2, *h.shape), h.dtype)
         states[0] = h
@@ -251,8 +253,8 @@ class FusedOps(NumbaOps):
     def head_loss(self, rows: Array, weight: Array, bias: Array, targets: Array) -> tuple[float, float]:
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
         (N, H), V = rows.shape, weight.shape[1]
-        _check((rows, (N, H)), (weight, (H, V)), (bias, (V,)))
-        _check_ids(targets, (N,), V)
+        check_arrays((rows, (N, H)), (weight, (H, V)), (bias, (V,)))
+        check_ids(targets, (N,), V)
         W = self._panels(weight, products.VECTORS)
         sums: dict[int, tuple[float, float]] = {}
 
@@ -278,9 +280,9 @@ class FusedOps(NumbaOps):
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
         (N, H), V, dtype = rows.shape, weight.shape[1], rows.dtype
         shape = (V, H) if transposed else (H, V)
-        _check((rows, (N, H)), (weight, (H, V)), (bias, (V,)), (dweight, shape), (dbias, (V,)))
-        _check_contiguous(dweight)
-        _check_ids(targets, (N,), V)
+        check_arrays((rows, (N, H)), (weight, (H, V)), (bias, (V,)), (dweight, shape), (dbias, (V,)))
+        check_contiguous(dweight)
+        check_ids(targets, (N,), V)
         W, width = self._panels(weight, products.VECTORS), _block_of(V, dtype)
         WT = self._blocks_of_transpose(weight, width)
         drows = self.empty((N, H), dtype)
@@ -380,33 +382,6 @@ def _check_layer(source: LayerInput, R: Array, h0: Array, c0: Array) -> _Input:
     whole = _Input.of(source)
     (H, G), (T, B, D), V = R.shape, whole.x.shape, whole.table.shape[0]
     state = [(h0, (B, H)), (c0, (B, H))]
-    _check((whole.table, (V, G)), (whole.x, (T, B, D)), (whole.W, (D, G)), (R, (H, 3 * H)), *state)
-    _check_ids(whole.ids, (T, B), V)
+    check_arrays((whole.table, (V, G)), (whole.x, (T, B, D)), (whole.W, (D, G)), (R, (H, 3 * H)), *state)
+    check_ids(whole.ids, (T, B), V)
     return whole
-
-
-def _check(*expected: tuple[Array, tuple[int, ...]]) -> None:
-    """TypeError unless all arrays share one dtype, ValueError unless they have the shapes beside them.
-
-    The kernels trust what they are given: they would read and write beyond an array that is too small.
-    """
-    dtypes = {array.dtype for array, _ in expected}
-    names = [check_dtype(dtype) for dtype in dtypes]
-    if len(names) > 1:
-        raise TypeError(f"all arrays must share one dtype, not {sorted(names)}")
-    for array, shape in expected:
-        if array.shape != shape:
-            raise ValueError(f"an array is {array.shape} where {shape} would fit the others")
-
-
-def _check_contiguous(*results: Array) -> None:
-    if not all(array.flags.c_contiguous for array in results):
-        raise ValueError("gradients of weights are written to C-contiguous arrays only")
-
-
-def _check_ids(ids: Array, shape: tuple[int, ...], V: int) -> None:
-    """Likewise for integers below V; IndexError for those that are not."""
-    if ids.shape != shape or ids.dtype.kind not in "iu":
-        raise ValueError(f"ids must be integers {shape}, not {ids.dtype} {ids.shape}")
-    if ids.size and not (ids.min() >= 0 and ids.max() < V):
-        raise IndexError(f"ids must lie in 0 to {V - 1}, not {ids.min()} to {ids.max()}")
