@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from .errors import UsageError
 from .options import (
@@ -26,7 +26,6 @@ from .options import (
     parse_duration,
 )
 
-C = TypeVar("C")
 OnUnknown = Literal["error", "skip", "replace"]
 TokenizerKind = Literal["characters", "ascii", "bytes", "words", "pretokenized", "bpe"]
 Normalization = Literal["none", "NFC", "NFD", "NFKC", "NFKD"]

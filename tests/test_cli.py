@@ -202,3 +202,9 @@ def test_words_train(tmp_path: Path, text: Path) -> None:
     assert_fails(
         charlstm_command("train", "--data", text, *options[:2], "--min-count", 9999), 3, "--min-count"
     )
+
+
+def test_a_dry_run_of_a_training_that_diverges(text: Path) -> None:
+    options = ("--optimizer", "sgd", "--learning-rate", 1e30, "--warmup-steps", 0, "--clip-norm", 1e30)
+    done = charlstm_command("train", "--data", text, *TINY, *options, "--dry-run")
+    assert_fails(done, 4, "try a smaller --learning-rate")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import charlstm
 from charlstm import Config, ModelConfig, TrainingConfig, presets
 from charlstm.cli.configuration import DataOptions, ModelOptions, TrainingOptions, configured, tables
 from charlstm.config import ONLY_WITH, merged, without_effect
-from charlstm.training import Reporter, prepare, reopen
+from charlstm.training import Reporter, prepare
 
 
 def toml(path: Path, content: str) -> Path:
@@ -175,6 +175,19 @@ def test_resuming_takes_the_runs_options_only(tmp_path: Path, text: Path) -> Non
     assert done.returncode == 0, done.stderr
 
 
+def test_resuming_where_nothing_validates_and_where_another_text_does(tmp_path: Path, text: Path) -> None:
+    run = tmp_path / "run"
+    command = ("train", "--data", text, "--max-steps", 2, *TINY)
+    assert charlstm_command(*command, "--val-fraction", 0, "--out", run).returncode == 0
+    done = charlstm_command("train", "--resume", run, "--max-steps", 4, "--early-stopping", 1)
+    assert_fails(done, 2, "go by the validation loss")
+    own = tmp_path / "own"
+    assert charlstm_command(*command, "--val-data", text.name, "--out", own, cwd=text.parent).returncode == 0
+    options = ("--max-steps", 4, "--val-data", text.name)
+    done = charlstm_command("train", "--resume", own, *options, cwd=text.parent)
+    assert done.returncode == 0, done.stderr
+
+
 def test_fine_tuning_takes_the_runs_sizes_only(tmp_path: Path, small_run: charlstm.Run, text: Path) -> None:
     command = (
         "train",
@@ -194,6 +207,8 @@ def test_fine_tuning_takes_the_runs_sizes_only(tmp_path: Path, small_run: charls
     assert done.returncode == 0, done.stderr
     started = json.loads((tmp_path / "b" / "env.json").read_text())
     assert started["init_from"] == str(small_run.directory.resolve())
+    done = charlstm_command(*command[:-1], "--tokenizer", "characters", "--vocab-size", 300)
+    assert_fails(done, 2, "vocab_size")
     no_text = ("train", "--init-from", small_run.directory, "--batch-size", 4)
     assert_fails(charlstm_command(*no_text), 2, "--init-from goes with --data")
 
@@ -214,15 +229,28 @@ def test_the_command_is_recorded(tmp_path: Path, text: Path, small_run: charlstm
     assert "a call from Python" in (small_run.directory / "README.md").read_text()
 
 
-def test_a_run_that_recorded_no_command_goes_on(tmp_path: Path, small_run: charlstm.Run) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(small_run.directory, run)
-    started = json.loads((run / "env.json").read_text())
-    for name in ("command", "resumed", "parameters", "working_directory"):
-        del started[name]
-    (run / "env.json").write_text(json.dumps(started))
-    assert reopen(run, TrainingConfig(max_steps=62)).train()
-    assert json.loads((run / "env.json").read_text())["resumed"] == [{"step": 60, "command": None}]
+def test_what_a_run_cannot_be_repeated_by_is_not_told(
+    tmp_path: Path, text: Path, small_run: charlstm.Run
+) -> None:
+    """From another run's weights config.toml alone would start with random ones."""
+    repeats = f"charlstm train --config {small_run.directory / 'config.toml'}"
+    assert repeats in (small_run.directory / "README.md").read_text()
+    options = ("--max-steps", 2, "--extend-vocab", "--out", tmp_path / "run")
+    done = charlstm_command("train", "--data", text, "--init-from", small_run.directory, *options)
+    assert done.returncode == 0, done.stderr
+    for name in ("README.md", "report.html"):
+        shown = (tmp_path / "run" / name).read_text()
+        assert "charlstm train --resume" in shown
+        assert "charlstm train --config" not in shown
+
+
+def test_a_corpus_is_recorded_with_its_own_tokenizer(tmp_path: Path, small_config: Config) -> None:
+    corpus = charlstm.Corpus.from_text(
+        "one two three\n" * 200, tokenizer=charlstm.WordTokenizer(["<unk>", "<eos>", "one", "two", "three"])
+    )
+    config = replace(small_config, training=TrainingConfig(max_steps=2))
+    run = charlstm.train(corpus, config, out=tmp_path / "run", backend="numpy", quiet=True)
+    assert run.config.data.tokenizer == "words"
 
 
 def test_training_follows_the_finder_in_the_same_directory(tmp_path: Path, text: Path) -> None:
@@ -239,3 +267,4 @@ def test_training_follows_the_finder_in_the_same_directory(tmp_path: Path, text:
     (tmp_path / "other" / "plots").mkdir(parents=True)
     (tmp_path / "other" / "plots" / "thesis.png").write_text("mine")
     assert_fails(charlstm_command(*train[:-1], tmp_path / "other"), 2, "exists already")
+    assert_fails(charlstm_command(*find[:-2], "--dry-run"), 2, "--find-lr and --dry-run")

@@ -16,6 +16,7 @@ from charlstm import Config, TrainingConfig
 from charlstm.data import Corpus
 from charlstm.evaluation import evaluate
 from charlstm.training import Reporter, Trainer, find_learning_rate, prepare, reopen
+from charlstm.training.divergence import JumpError
 from charlstm.training.optimizer import WeightAverage
 from charlstm.training.schedule import learning_rate
 
@@ -199,6 +200,36 @@ def test_training_goes_back_and_on(tmp_path: Path, small_config: Config, value: 
     rates = [line["learning_rate"] for line in lines if "loss" in line]
     assert rates[-1] == pytest.approx(0.5 * config.training.learning_rate)
     assert reopen(tmp_path / "run", TrainingConfig(max_steps=80)).rollbacks == 1
+
+
+def test_what_came_after_the_checkpoint_is_forgotten(tmp_path: Path, small_config: Config) -> None:
+    """Samples and checkpoints of steps that are taken once more; but not the best checkpoint."""
+    config = with_training(small_config, keep_every=5, sample_every=5, sample_threshold=0.0, max_steps=36)
+    trainer = trainer_of(config, tmp_path / "run")
+    poison(trainer, 33, math.nan)
+    seen: list[set[str]] = []
+    roll_back = trainer._roll_back
+
+    def watched(*arguments: Any) -> None:
+        trainer.best_val_loss, trainer.best_step = 0.5, 30  # as if of a validation that saved no "last"
+        roll_back(*arguments)
+        seen.append({path.stem for path in (tmp_path / "run").glob("*/step-*")})
+        assert (trainer.best_val_loss, trainer.best_step) == (0.5, 30)
+
+    trainer._roll_back = watched  # type: ignore[method-assign]
+    assert trainer.train()
+    assert seen == [{"step-000005", "step-000010", "step-000015", "step-000020"}]
+
+
+def test_a_jump_that_is_let_be_leaves_the_state_as_it_was(tmp_path: Path, small_config: Config) -> None:
+    trainer = trainer_of(with_training(small_config, max_rollbacks=0), tmp_path / "run")
+    for _ in range(3):
+        trainer.train_step(0.0)
+    before = trainer.state.h.copy()
+    trainer.model.parameters["head.bias"][3] = 500.0
+    with pytest.raises(JumpError):
+        trainer.train_step(0.0)
+    assert np.array_equal(trainer.state.h, before)
 
 
 def test_before_the_first_validation_training_goes_back_to_its_start(

@@ -124,6 +124,7 @@ def test_at_most_twenty_samples(tmp_path: Path, small_run: charlstm.Run) -> None
     shutil.copytree(small_run.directory, run)
     for step in range(1000, 2_000_000, 20_000):
         (run / "samples" / f"step-{step:06d}.txt").write_text(f"at {step}")
+    (run / "samples" / "step-notes.txt").write_text("the user's own")
     write_report(run, "is over")
     shown = [
         int(step.replace(",", ""))
@@ -132,6 +133,15 @@ def test_at_most_twenty_samples(tmp_path: Path, small_run: charlstm.Run) -> None
     assert len(shown) == 20
     assert shown == sorted(shown)
     assert (shown[0], shown[-1]) == (30, 1_981_000)
+
+
+def test_windows_are_told_with_their_leak(tmp_path: Path, small_config: Config) -> None:
+    data = replace(small_config.data, split="windows")
+    config = replace(small_config, data=data, training=TrainingConfig(max_steps=2))
+    charlstm.train("coffee", config, out=tmp_path / "run", backend="numpy", quiet=True)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert re.search(r"[\d,]+ windows of \d+ characters train, [\d,]+ validate", page)
+    assert re.search(r"[\d.]+ % of what validates stands in windows that train", page)
 
 
 def stopped(trainer: Trainer, step: int) -> bool:

@@ -27,7 +27,7 @@ def rehearsed(trainer: Trainer, json_output: bool) -> None:
         print(json.dumps({**found._asdict(), "config": dataclasses.asdict(trainer.config)}))
         return
     memory = "unknown" if found.peak_memory is None else f"{found.peak_memory / 1e6:,.0f} MB"
-    text, model = trainer.describe().split("\n")
+    text, model = trainer.describe().rsplit("\n", 1)
     print(trainer.config.to_toml())
     print(
         f"# {text}\n"

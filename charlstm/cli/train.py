@@ -93,6 +93,8 @@ def train(
             resume_from, flags, backend=backend, threads=threads, reporter=reporter, command=COMMAND.get()
         )
     else:
+        if find_lr and dry_run:
+            raise UsageError("--find-lr and --dry-run are two things to do: choose one")
         config, given = configured(preset, config_file, flags)
         if init_from is not None and "data" not in given.get("data", {}):
             raise UsageError("--init-from goes with --data, the text to train on")

@@ -23,13 +23,14 @@ from ..data import (
     names,
     overlap,
     part_of,
+    predicted,
     spooled_stdin,
 )
 from ..errors import CheckpointError, DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run, load
 from . import finetuning, tensorboard
-from .directory import environment, new_directory, write_text
+from .directory import check_free, environment, new_directory, write_text
 from .finder import Finding, find_learning_rate
 from .progress import ConsoleReporter, Reporter
 from .rehearsal import Rehearsal, rehearse
@@ -164,10 +165,12 @@ def _prepare(
         config = replace(
             config,
             model=finetuning.model_config(start, config.model, given.get("model", {})),
-            data=finetuning.data_config(start, config.data, given.get("data", {})),
+            data=finetuning.data_config(start, config.data, given.get("data", {}), extend_vocab),
         )
     elif extend_vocab:
         raise UsageError("extend_vocab goes with init_from, the run whose vocabulary is extended")
+    if out is not None:
+        check_free(Path(out))  # before anything that takes a while
     config = replace(config, data=_lasting(data, config.data))
     source, spooled = data if isinstance(data, Corpus) else config.data, None
     if isinstance(source, DataConfig) and source.data == STDIN:
@@ -190,7 +193,8 @@ def _prepare(
         )
         config = replace(config, data=fitted)
     batches_of(corpus, config)  # what cannot be cut so leaves no directory behind
-    _tell_validation(corpus, config, reporter)
+    _check_validation(corpus, config)
+    _tell_validation(corpus, config.data, reporter)
     for option, problem in without_effect(config.training).items():
         if option in differing(config.training):
             reporter.notice(problem)
@@ -210,22 +214,26 @@ def _prepare(
     return Trainer(model, corpus, config, directory, reporter)
 
 
-def _tell_validation(corpus: Corpus, config: Config, reporter: Reporter) -> None:
-    """What a user should know of the text that validates; UsageError where there must be one."""
-    training, data = config.training, config.data
+def _check_validation(corpus: Corpus, config: Config) -> None:
+    """UsageError where nothing validates, but something must."""
+    training = config.training
+    needed = training.early_stopping or training.schedule == "plateau" or training.averaging == "nt-asgd"
+    if needed and part_of(corpus, config.data, "val") is None:
+        raise UsageError(
+            "early stopping, the plateau schedule and nt-asgd go by the validation loss: "
+            "give a --val-fraction above 0, or --val-data"
+        )
+
+
+def _tell_validation(corpus: Corpus, data: DataConfig, reporter: Reporter) -> None:
+    """What a user should know of the text that validates."""
     val = part_of(corpus, data, "val")
     if val is None:
-        if training.early_stopping or training.schedule == "plateau" or training.averaging == "nt-asgd":
-            raise UsageError(
-                "early stopping, the plateau schedule and nt-asgd go by the validation loss: "
-                "give a --val-fraction above 0, or --val-data"
-            )
         reporter.notice("nothing validates: the checkpoint called best is the last one")
         return
-    predicted = len(val) * data.seq_len if isinstance(val, Windows) else len(val) - 1
-    if predicted > data.max_val_tokens:
+    if predicted(val) > data.max_val_tokens:
         reporter.notice(
-            f"each validation reads {data.max_val_tokens:,} of {predicted:,} {corpus.tokenizer.unit}s "
+            f"each validation reads {data.max_val_tokens:,} of {predicted(val):,} {corpus.tokenizer.unit}s "
             f"(--max-val-tokens); evaluate reads all"
         )
     if isinstance(val, Windows):
@@ -236,8 +244,13 @@ def _tell_validation(corpus: Corpus, config: Config, reporter: Reporter) -> None
 
 
 def _lasting(data: str | Path | Corpus, config: DataConfig) -> DataConfig:
-    """With paths made absolute, so that the run can go on from any folder."""
+    """With paths made absolute, so that the run can go on from any folder, and a corpus's own tokenizer."""
     name = data.name if isinstance(data, Corpus) else _lasting_name(str(data))
+    if isinstance(data, Corpus):
+        tokenizer = data.tokenizer
+        config = replace(
+            config, tokenizer=tokenizer.kind, normalize=tokenizer.normalize, vocab_size=None, min_count=None
+        )
     return replace(
         config,
         data=name,
@@ -295,6 +308,7 @@ def reopen(
     if corpus is None:  # skipping: new characters show in the text's hash
         policy = run.tokenizer.policy(config.data.on_unknown)
         corpus = Corpus.load(run.data_config, run.tokenizer, "skip" if policy == "error" else policy)
+    _check_validation(corpus, config)
     trainer = Trainer(run.model, corpus, config, directory, reporter if reporter is not None else Reporter())
     trainer.restore()
     if trainer.progress() >= 1:
@@ -304,8 +318,6 @@ def reopen(
         )
     if config != saved:
         write_text(directory / "config.toml", config.to_toml())
-    # the record of an older run may lack something
-    started = environment(run.model, corpus, run.data_config, None) | started
     started["resumed"] = [*started["resumed"], {"step": trainer.step, "command": command}]
     write_text(directory / "env.json", json.dumps(started, indent=1) + "\n")
     return trainer
@@ -319,7 +331,7 @@ def _continued(saved: Config, asked: Tables) -> Config:
             before = getattr(getattr(saved, concern), name)
             if name in CHANGEABLE:
                 changes[name] = value
-            elif (_lasting_name(value) if name == "data" else value) != before:
+            elif (_lasting_name(value) if name in ("data", "val_data", "test_data") else value) != before:
                 raise UsageError(
                     f"{name} belongs to the run, where it is {before}: it cannot become {value} on resuming "
                     f"({', '.join(CHANGEABLE)} can)"

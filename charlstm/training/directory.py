@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
@@ -15,7 +16,7 @@ from typing import Any
 
 from ..checkpoint import read_json
 from ..config import Config, DataConfig
-from ..data import Corpus, describe, overlap
+from ..data import Corpus, describe, names, overlap
 from ..errors import CharLSTMError, UsageError
 from ..model import CIFGModel
 from ..run import read_metrics
@@ -32,20 +33,24 @@ FINDER = (
 def new_directory(out: Path | None, name: str) -> Path:
     """Make the directory of a new run: `out`, or the first free runs/NAME-N.
 
-    Raises UsageError where `out` holds something already, but for what the learning-rate finder leaves,
-    CharLSTMError where it cannot be made.
+    Raises UsageError as `check_free`, CharLSTMError where it cannot be made.
     """
     try:
         if out is None:
             out = _first_free(Path("runs"), Path(name).stem or "run")
-        if out.exists() and not _is_free(out):
-            resumable = (out / "checkpoints").is_dir()
-            advice = f", or go on with --resume {out}" if resumable else ""
-            raise UsageError(f"{out} exists already: choose another --out{advice}")
+        check_free(out)
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CharLSTMError(f"{out} cannot be made: {error.strerror or error}") from None
     return out
+
+
+def check_free(out: Path) -> None:
+    """UsageError where a run directory holds something already, but for what the learning-rate finder leaves."""
+    if out.exists() and not _is_free(out):
+        resumable = (out / "checkpoints").is_dir()
+        advice = f", or go on with --resume {out}" if resumable else ""
+        raise UsageError(f"{out} exists already: choose another --out{advice}")
 
 
 def _is_free(out: Path) -> bool:
@@ -149,10 +154,19 @@ def environment(model: CIFGModel, corpus: Corpus, config: DataConfig, command: s
             "train_tokens": len(corpus.train),
             "val_tokens": len(corpus.val),
             "test_tokens": len(corpus.test),
+            "parts": describe(corpus, config),
             "overlap": overlap(corpus, config),
             "entropy": corpus.entropy,
         },
     }
+
+
+def forget_later(directory: Path, step: int) -> None:
+    """Remove the samples and kept checkpoints of later steps: training has gone back to this one."""
+    for path in [*(directory / "samples").glob("step-*.txt"), *(directory / "checkpoints").glob("step-*")]:
+        number = path.stem.removeprefix("step-")
+        if number.isdecimal() and int(number) > step:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _git_commit() -> str | None:
@@ -200,6 +214,11 @@ def run_readme(directory: Path, card: str) -> str:
         f"\nresumed at step {again['step']:,} by\n\n    {told_command(again['command'])}\n"
         for again in started["resumed"][-RESUMED_SHOWN:]
     )
+    again = (
+        f"    {repeating(directory, started)}  # the same once more\n"
+        if repeating(directory, started)
+        else ""
+    )
     return f"""{card}
 ## How it was made
 
@@ -212,8 +231,7 @@ in {started["working_directory"]}, on the {started["backend"]} backend with {sta
     charlstm generate {quoted} --prompt "..." --length 500
     charlstm evaluate {quoted} --json
     charlstm train --resume {quoted} --max-time 10m  # limits count from the very start
-    charlstm train --config {shlex.quote(str(directory / "config.toml"))}  # the same once more
-
+{again}
 ## What is here
 
 | | |
@@ -223,8 +241,18 @@ in {started["working_directory"]}, on the {started["backend"]} backend with {sta
 | `env.json` | versions, device, threads, Git commit, the hash of the text, the command |
 | `metrics.jsonl` | a line for every few steps and every validation |
 | `samples/`, `plots/` | text drawn while training; curves, where matplotlib is installed |
-| `checkpoints/best`, `last` | model directories: the lowest validation loss, and where to go on from |
+| `checkpoints/best`, `last` | model directories: the lowest validation loss, if any, and where to go on from |
 """
+
+
+def repeating(directory: Path, started: dict[str, Any]) -> str | None:
+    """The command that makes the run once more; None where config.toml alone does not: a run from another
+    one's weights, from stdin or from a text of the caller's."""
+    config = Config.from_toml(directory / "config.toml")
+    lasting = config.data.data in names() or "://" in config.data.data or os.path.isabs(config.data.data)
+    if started["init_from"] is not None or not lasting:
+        return None
+    return f"charlstm train --config {shlex.quote(str(directory / 'config.toml'))}"
 
 
 def told_command(command: str | None) -> str:

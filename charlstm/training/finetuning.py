@@ -22,8 +22,14 @@ def model_config(start: Run, config: ModelConfig, asked: Mapping[str, Any]) -> M
     return replace(config, **{name: getattr(saved, name) for name in SHAPE})
 
 
-def data_config(start: Run, config: DataConfig, asked: Mapping[str, Any]) -> DataConfig:
-    """The options with the run's kind of tokenizer; UsageError where another one was asked for."""
+def data_config(start: Run, config: DataConfig, asked: Mapping[str, Any], extend_vocab: bool) -> DataConfig:
+    """The options with the run's kind of tokenizer; UsageError where another one, or another vocabulary
+    that is not an extension, was asked for."""
+    for name in ("vocab_size", "min_count"):
+        if name in asked and not extend_vocab:
+            raise UsageError(
+                f"{name} goes with extend_vocab: without it the vocabulary is that of {start.directory}"
+            )
     saved = replace(config, tokenizer=start.tokenizer.kind, normalize=start.tokenizer.normalize)
     of_tokenizer = ("tokenizer", "normalize")
     _only_the_runs(start, saved, {name: asked[name] for name in of_tokenizer if name in asked})

@@ -7,11 +7,16 @@ import re
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ..data import limited, predicted
+from ..errors import DivergedError
 from ..evaluation import evaluate
+from .divergence import DivergingError
 from .trainer import Trainer
 
 STEPS = 5  # timed, after one that is not
@@ -34,15 +39,15 @@ class Rehearsal(NamedTuple):
 def rehearse(trainer: Trainer) -> Rehearsal:
     """Train for a few steps, validate, and write a checkpoint to the trainer's directory.
 
-    The trainer's weights are used up by it. The memory is that of a training, but for its plots.
+    The trainer's weights are used up by it. The memory is that of a training, but for its plots. Raises
+    DivergedError where it diverges already.
     """
-    times = []
-    for _ in range(STEPS + 1):
-        started = time.perf_counter()
-        trainer.train_step(0.0)
-        times.append(time.perf_counter() - started)
-    step = statistics.median(times[1:])
-    validation = _validation(trainer)
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told once, as an error
+            times = [_timed(lambda: trainer.train_step(0.0)) for _ in range(STEPS + 1)]
+            step, validation = statistics.median(times[1:]), _validation(trainer)
+    except DivergingError as problem:
+        raise DivergedError(f"{problem}: try a smaller --learning-rate") from None
     training, batches = trainer.config.training, trainer.batches
     limits = []
     if training.max_steps is not None:
@@ -67,15 +72,18 @@ def rehearse(trainer: Trainer) -> Rehearsal:
 
 def _validation(trainer: Trainer) -> float:
     """Seconds of a validation and a checkpoint."""
-    started = time.perf_counter()
-    trainer.save("last")
-    seconds = time.perf_counter() - started
+    seconds = _timed(lambda: trainer.save("last"))
     some = limited(trainer.val, VALIDATED)
     if some is not None and trainer.val is not None:
-        started = time.perf_counter()
-        evaluate(trainer.model, some)
-        seconds += (time.perf_counter() - started) * predicted(trainer.val) / predicted(some)
+        share = predicted(trainer.val) / predicted(some)
+        seconds += share * _timed(lambda: evaluate(trainer.model, some))
     return seconds
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def _peak_memory() -> int | None:

@@ -21,7 +21,7 @@ from ..checkpoint import read_json
 from ..config import Config, differing
 from ..run import read_metrics
 from .charts import Curve, chart
-from .directory import told_command, write_text
+from .directory import repeating, told_command, write_text
 from .progress import in_nats, printable
 
 SAMPLES = 20  # at most: the first, the last, and others evenly between
@@ -87,10 +87,14 @@ def _heading(directory: Path, started: dict[str, Any], progress: dict[str, Any],
     ]
     if progress["rollbacks"]:
         tiles.append((str(progress["rollbacks"]), "times gone back after the loss diverged"))
+    covered = text["overlap"].get("covered")
+    leak = (
+        "" if covered is None else f" {100 * covered:.2f} % of what validates stands in windows that train."
+    )
     shown = "\n".join(f"<div><b>{_text(value)}</b><span>{_text(what)}</span></div>" for value, what in tiles)
     return f"""<h1><bdi>{_text(directory.name)}</bdi></h1>
-<p>A CIFG-LSTM language model of <bdi>{_text(text["name"])}</bdi>: {text["train_tokens"]:,} tokens train,
-{text["val_tokens"]:,} validate. <span class="faint">Training {_text(outcome)}.</span></p>
+<p>A CIFG-LSTM language model of <bdi>{_text(text["name"])}</bdi>: {_text(text["parts"])}.{leak}
+<span class="faint">Training {_text(outcome)}.</span></p>
 <div class="tiles">
 {shown}
 </div>
@@ -112,7 +116,7 @@ def _commands(directory: Path, started: dict[str, Any]) -> str:
             f"charlstm generate {quoted} --length 500\n"
             f"charlstm evaluate {quoted}\n"
             f"charlstm train --resume {quoted} --max-time 10m\n"
-            f"charlstm train --config {shlex.quote(str(directory / 'config.toml'))}"
+            f"{repeating(directory, started) or ''}".strip()
         )
     )
     return "".join(parts)
@@ -161,7 +165,8 @@ def _validations(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _samples(folder: Path) -> str:
-    steps = sorted(folder.glob("step-*.txt"), key=lambda path: (len(path.stem), path.stem))
+    steps = [path for path in folder.glob("step-*.txt") if path.stem.removeprefix("step-").isdecimal()]
+    steps.sort(key=lambda path: int(path.stem.removeprefix("step-")))
     shown = steps
     if len(steps) > SAMPLES:
         shown = [steps[round(k * (len(steps) - 1) / (SAMPLES - 1))] for k in range(SAMPLES)]
@@ -169,7 +174,7 @@ def _samples(folder: Path) -> str:
     if len(steps) > SAMPLES:
         parts.append(f'<p class="faint">{SAMPLES} of {len(steps)}; all are in samples/.</p>\n')
     for path in shown:
-        parts.append(f"<h3>Step {int(path.stem.partition('-')[2]):,}</h3>\n{_block(_read(path))}")
+        parts.append(f"<h3>Step {int(path.stem.removeprefix('step-')):,}</h3>\n{_block(_read(path))}")
     if (folder / "best.txt").is_file():
         parts.append(f"<h3>The best checkpoint, at the end</h3>\n{_block(_read(folder / 'best.txt'))}")
     if len(parts) == 1:

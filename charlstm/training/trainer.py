@@ -20,7 +20,7 @@ from ..errors import CharLSTMError, CheckpointError, DataError, DivergedError
 from ..evaluation import evaluate
 from ..generation import generate
 from ..model import CIFGModel, Penalties
-from .directory import MetricsLog, model_card, run_readme, write_text
+from .directory import MetricsLog, forget_later, model_card, run_readme, write_text
 from .divergence import DivergingError, JumpError, LossWatch
 from .optimizer import Optimizer, WeightAverage
 from .plots import plot_curves
@@ -180,7 +180,7 @@ class Trainer:
         started = time.perf_counter()
         batch = self.batches[self.step]
         state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
-        loss, gradients, self.state = self.model.loss_and_gradients(
+        loss, gradients, after = self.model.loss_and_gradients(
             batch.x, batch.y, state, (training.seed, self.step), self.penalties, state_gradients=False
         )
         norm = ops.global_norm(gradients.flat)
@@ -192,6 +192,7 @@ class Trainer:
         self._rate = self._rate_factor * share * learning_rate(training, self.step, done)
         self._norm = norm
         scale = min(1.0, training.clip_norm / norm) if norm > 0 else 1.0
+        self.state = after
         self.step += 1
         self.tokens += batch.x.size
         self.optimizer.update(self.step, self._rate, gradients.flat, scale)
@@ -293,13 +294,16 @@ class Trainer:
             self.reporter.notice(f"{problem}: training goes on as it is")
             return
         count, factor, from_step = self.rollbacks + 1, SLOWER * self._rate_factor, self.step
+        best = self.best_val_loss, self.best_step  # of the checkpoint "best", which may be newer than "last"
         last, _ = checkpoint.load(self.directory / "checkpoints" / "last", self.model.ops)
         self.model.parameters.flat[...] = last.parameters.flat
         self.restore()
         self.rollbacks, self._rate_factor = count, factor
+        self.best_val_loss, self.best_step = best
         self._busy_seconds, self._busy_tokens = 0.0, 0
         self.save("last")  # with the new count and rate
         metrics.cut(self.step)
+        forget_later(self.directory, self.step)
         self._tick()
         metrics.write(step=self.step, tokens=self.tokens, seconds=round(self.seconds, 3),
                       rolled_back_from=from_step, learning_rate_factor=factor)  # fmt: skip
