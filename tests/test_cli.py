@@ -69,7 +69,7 @@ def test_train_json(tmp_path: Path, text: Path) -> None:
 
 
 def test_addresses_are_not_files(tmp_path: Path) -> None:
-    done = charlstm_command("train", "--data", "https://example.com/a.txt", "--out", tmp_path / "run")
+    done = charlstm_command("train", "--data", "ftp://example.com/a.txt", "--out", tmp_path / "run")
     assert_fails(done, 3, "address on the web", "download")
 
 
