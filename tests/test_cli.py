@@ -68,6 +68,11 @@ def test_train_json(tmp_path: Path, text: Path) -> None:
     assert len(result["sample"]) == 300
 
 
+def test_addresses_are_not_files(tmp_path: Path) -> None:
+    done = charlstm_command("train", "--data", "ftp://example.com/a.txt", "--out", tmp_path / "run")
+    assert_fails(done, 3, "address on the web", "download")
+
+
 def test_a_prompt_may_begin_with_a_dash(small_run: charlstm.Run) -> None:
     done = charlstm_command(
         "generate", small_run.directory, "--prompt", "- The", "--length", 5, "--on-unknown", "skip"

@@ -247,13 +247,8 @@ class Trainer:
         best = self.best_val_loss is None or figures.loss < self.best_val_loss
         self._validated(figures.loss, best)
         self._tick()
-        line = {
-            "step": self.step,
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 3),
-            "val_loss": figures.loss,
-            "val_mean_max_posterior": figures.mean_max_posterior,
-        }
+        line = {"step": self.step, "tokens": self.tokens, "seconds": round(self.seconds, 3),
+                "val_loss": figures.loss, "val_mean_max_posterior": figures.mean_max_posterior}  # fmt: skip
         metrics.write(**line)
         return line, best
 
