@@ -63,7 +63,7 @@ def gates_backward(dh, dh_next, dc, gates, c_prev, c, da):
 
 
 @njit(nogil=True, fastmath={"reassoc", "nsz", "contract"})
-def _sum(x):
+def reordered_sum(x):
     # the one place where sums may be reordered: without that, a reduction stays scalar. A NaN stays one.
     total = x.dtype.type(0)
     for k in range(x.shape[0]):
@@ -86,7 +86,7 @@ def softmax_cross_entropy(logits, targets, dlogits, scale, smoothing):
             largest = row[k] if row[k] > largest else largest
         for k in range(V):
             out[k] = exp(row[k] - largest)
-        total = _sum(out)
+        total = reordered_sum(out)
         loss += np.log(np.float64(total)) - np.float64(score - largest)
         factor = scale / total
         for k in range(V):
@@ -124,10 +124,10 @@ def activation_gradients(dh, h, activation, temporal, start, stop):
                 row[k] += activation * now[k] + temporal * ((now[k] - before[k]) - (after[k] - now[k]))
             for k in range(H):
                 work[k] = now[k] * now[k]
-            sizes += _sum(work)
+            sizes += reordered_sum(work)
             for k in range(H):
                 work[k] = (now[k] - before[k]) * (now[k] - before[k])
-            steps += _sum(work)
+            steps += reordered_sum(work)
     return sizes, steps
 
 
@@ -158,5 +158,5 @@ def sum_of_squares(x):
         piece = x[first : first + 4096].astype(np.float64)
         for k in range(piece.shape[0]):
             piece[k] *= piece[k]
-        total += _sum(piece)
+        total += reordered_sum(piece)
     return total

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from .compiling import OPTIONS, kernel
-from .cpu import _sum, exp
+from .cpu import exp, reordered_sum
 from .products import VECTORS, add_columns, add_rows, pack_columns, pack_panel
 
 PANELS = 8  # in a block of a large vocabulary: its logits, weights and gradients fit the second-level cache
@@ -42,7 +42,7 @@ def _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, 
             top = largest[k]
         for v in range(some):
             row[v] = exp(row[v] - top)
-        total = _sum(row)
+        total = reordered_sum(row)
         if symbol > 0:
             total += totals[k] * exp(largest[k] - top)
         largest[k], totals[k] = top, total

@@ -15,7 +15,7 @@ from ..generation import generate
 from ..run import load
 from ..training import Reporter, Trainer, find_learning_rate, rehearse, write_report
 from ..training.directory import new_directory, write_text
-from ..training.progress import in_nats, printable
+from ..training.progress import duration, in_nats, printable
 
 SAMPLE = SamplingConfig(length=300)
 
@@ -33,17 +33,10 @@ def rehearsed(trainer: Trainer, json_output: bool) -> None:
         f"# {text}\n"
         f"# {model}\n"
         f"# step        {1e3 * found.step_seconds:,.1f} ms, {found.tokens_per_second:,.0f} tokens/s\n"
-        f"# validation  {_duration(found.validation_seconds)}, with its checkpoint\n"
+        f"# validation  {duration(found.validation_seconds)}, with its checkpoint\n"
         f"# memory      {memory}, this process at its peak\n"
-        f"# training    {_duration(found.seconds)}: {found.steps:,} steps, {found.validations:,} validations"
+        f"# training    {duration(found.seconds)}: {found.steps:,} steps, {found.validations:,} validations"
     )
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def find(trainer: Trainer, out: Path | None, reporter: Reporter, json_output: bool) -> None:

@@ -17,7 +17,6 @@ from ..data import (
     KEPT_STDIN,
     STDIN,
     Corpus,
-    Windows,
     batches_of,
     fit_to,
     names,
@@ -194,7 +193,8 @@ def _prepare(
         config = replace(config, data=fitted)
     batches_of(corpus, config)  # what cannot be cut so leaves no directory behind
     _check_validation(corpus, config)
-    _tell_validation(corpus, config.data, reporter)
+    shared = overlap(corpus, config.data)
+    _tell_validation(corpus, config.data, shared, reporter)
     for option, problem in without_effect(config.training).items():
         if option in differing(config.training):
             reporter.notice(problem)
@@ -206,7 +206,7 @@ def _prepare(
     if spooled is not None:
         shutil.copyfile(spooled, directory / KEPT_STDIN)
     write_text(directory / "config.toml", config.to_toml())
-    record = environment(model, corpus, config.data, command) | {
+    record = environment(model, corpus, config.data, shared, command) | {
         "init_from": None if start is None else str(start.directory.resolve())
     }
     write_text(directory / "env.json", json.dumps(record, indent=1) + "\n")
@@ -225,7 +225,7 @@ def _check_validation(corpus: Corpus, config: Config) -> None:
         )
 
 
-def _tell_validation(corpus: Corpus, data: DataConfig, reporter: Reporter) -> None:
+def _tell_validation(corpus: Corpus, data: DataConfig, shared: dict[str, float], reporter: Reporter) -> None:
     """What a user should know of the text that validates."""
     val = part_of(corpus, data, "val")
     if val is None:
@@ -236,9 +236,9 @@ def _tell_validation(corpus: Corpus, data: DataConfig, reporter: Reporter) -> No
             f"each validation reads {data.max_val_tokens:,} of {predicted(val):,} {corpus.tokenizer.unit}s "
             f"(--max-val-tokens); evaluate reads all"
         )
-    if isinstance(val, Windows):
+    if "covered" in shared:
         reporter.notice(
-            f"windows overlap: {100 * overlap(corpus, data)['covered']:.2f} % of the {corpus.tokenizer.unit}s "
+            f"windows overlap: {100 * shared['covered']:.2f} % of the {corpus.tokenizer.unit}s "
             f"that validate stand in windows that train, so their loss is not that of new text"
         )
 

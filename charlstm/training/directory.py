@@ -16,7 +16,7 @@ from typing import Any
 
 from ..checkpoint import read_json
 from ..config import Config, DataConfig
-from ..data import Corpus, describe, names, overlap
+from ..data import Corpus, describe, names
 from ..errors import CharLSTMError, UsageError
 from ..model import CIFGModel
 from ..run import read_metrics
@@ -126,8 +126,13 @@ class MetricsLog:
                 self._events.close()
 
 
-def environment(model: CIFGModel, corpus: Corpus, config: DataConfig, command: str | None) -> dict[str, Any]:
-    """What a run's figures depend on beside its configuration, and the command line that started it."""
+def environment(
+    model: CIFGModel, corpus: Corpus, config: DataConfig, shared: dict[str, float], command: str | None
+) -> dict[str, Any]:
+    """What a run's figures depend on beside its configuration, and the command line that started it.
+
+    shared  what `data.overlap` found of training and validation
+    """
     ops = model.ops
     versions = {}
     for name in LIBRARIES:
@@ -155,7 +160,7 @@ def environment(model: CIFGModel, corpus: Corpus, config: DataConfig, command: s
             "val_tokens": len(corpus.val),
             "test_tokens": len(corpus.test),
             "parts": describe(corpus, config),
-            "overlap": overlap(corpus, config),
+            "overlap": shared,
             "entropy": corpus.entropy,
         },
     }
@@ -208,17 +213,13 @@ tags: [lstm, cifg, {unit}-level]
 
 def run_readme(directory: Path, card: str) -> str:
     """README.md of a run: the model card, how the run was made and how to go on with it."""
-    quoted, started = shlex.quote(str(directory)), read_json(directory / "env.json")
+    started = read_json(directory / "env.json")
     command = told_command(started["command"]).replace("\n", "\n    ")
     resumed = "".join(
         f"\nresumed at step {again['step']:,} by\n\n    {told_command(again['command'])}\n"
         for again in started["resumed"][-RESUMED_SHOWN:]
     )
-    again = (
-        f"    {repeating(directory, started)}  # the same once more\n"
-        if repeating(directory, started)
-        else ""
-    )
+    further = "\n".join(f"    {line}" for line in ways_on(directory, started))
     return f"""{card}
 ## How it was made
 
@@ -228,10 +229,8 @@ in {started["working_directory"]}, on the {started["backend"]} backend with {sta
 {resumed}
 ## How to go on
 
-    charlstm generate {quoted} --prompt "..." --length 500
-    charlstm evaluate {quoted} --json
-    charlstm train --resume {quoted} --max-time 10m  # limits count from the very start
-{again}
+{further}
+
 ## What is here
 
 | | |
@@ -245,14 +244,24 @@ in {started["working_directory"]}, on the {started["backend"]} backend with {sta
 """
 
 
-def repeating(directory: Path, started: dict[str, Any]) -> str | None:
-    """The command that makes the run once more; None where config.toml alone does not: a run from another
-    one's weights, from stdin or from a text of the caller's."""
+def ways_on(directory: Path, started: dict[str, Any]) -> list[str]:
+    """Commands that use a run, or go on with it.
+
+    The one that makes it once more is left out where config.toml alone does not: a run from another
+    one's weights, from stdin or from a text of the caller's.
+    """
+    quoted = shlex.quote(str(directory))
+    commands = [
+        f'charlstm generate {quoted} --prompt "..." --length 500',
+        f"charlstm evaluate {quoted}",
+        f"charlstm train --resume {quoted} --max-time 10m  # limits count from the very start",
+    ]
     config = Config.from_toml(directory / "config.toml")
     lasting = config.data.data in names() or "://" in config.data.data or os.path.isabs(config.data.data)
-    if started["init_from"] is not None or not lasting:
-        return None
-    return f"charlstm train --config {shlex.quote(str(directory / 'config.toml'))}"
+    if started["init_from"] is None and lasting:
+        configuration = shlex.quote(str(directory / "config.toml"))
+        commands.append(f"charlstm train --config {configuration}  # the same once more")
+    return commands
 
 
 def told_command(command: str | None) -> str:

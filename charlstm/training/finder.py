@@ -39,8 +39,7 @@ def find_learning_rate(trainer: Trainer, directory: Path | None = None) -> Findi
     matplotlib, plots/lr-finder.svg and .png to the directory, by default the trainer's. Raises
     DataError where the loss never falls.
     """
-    config, model, ops = trainer.config.training, trainer.model, trainer.model.ops
-    highest = HIGHEST.get(config.optimizer, 1.0)
+    highest = HIGHEST.get(trainer.config.training.optimizer, 1.0)
     count = DECADES * STEPS_PER_DECADE
     rates: list[float] = []
     losses: list[float] = []
@@ -48,12 +47,7 @@ def find_learning_rate(trainer: Trainer, directory: Path | None = None) -> Findi
     try:
         for step in range(count):
             rate = highest * 10 ** (DECADES * (step / (count - 1) - 1))
-            batch = trainer.batches[step]
-            state = model.zero_state(trainer.batches.batch_size) if batch.fresh else trainer.state
-            loss, gradients, trainer.state = model.loss_and_gradients(
-                batch.x, batch.y, state, (config.seed, step), trainer.penalties
-            )
-            norm = ops.global_norm(gradients.flat)
+            loss, gradients, norm, trainer.state = trainer.gradients(step, trainer.batches[step])
             total = SMOOTHING * total + (1 - SMOOTHING) * loss
             smoothed = total / (1 - SMOOTHING ** (step + 1))
             if not math.isfinite(norm) or not math.isfinite(smoothed):
@@ -62,8 +56,7 @@ def find_learning_rate(trainer: Trainer, directory: Path | None = None) -> Findi
                 break
             rates.append(rate)
             losses.append(smoothed)
-            scale = min(1.0, config.clip_norm / norm) if norm > 0 else 1.0
-            trainer.optimizer.update(step + 1, rate, gradients.flat, scale)
+            trainer.optimizer.update(step + 1, rate, gradients, norm)
             trainer.reporter.advanced(step + 1, (step + 1) / count)
     finally:
         trainer.reporter.close()

@@ -92,6 +92,14 @@ def in_nats(loss: float) -> str:
     return f"{loss:.4f}" if loss < 1000 else f"{loss:.3e}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
 def printable(text: str) -> str:
     """Text that a terminal can be given: control characters, but for line ends and tabs, replaced."""
     text = text.replace("\r\n", "\n")

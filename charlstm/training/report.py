@@ -10,7 +10,6 @@ import base64
 import dataclasses
 import hashlib
 import math
-import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -21,8 +20,8 @@ from ..checkpoint import read_json
 from ..config import Config, differing
 from ..run import read_metrics
 from .charts import Curve, chart
-from .directory import repeating, told_command, write_text
-from .progress import in_nats, printable
+from .directory import RESUMED_SHOWN, told_command, ways_on, write_text
+from .progress import duration, in_nats, printable
 
 SAMPLES = 20  # at most: the first, the last, and others evenly between
 STYLE = Path(__file__).with_name("report.css")
@@ -82,7 +81,7 @@ def _heading(directory: Path, started: dict[str, Any], progress: dict[str, Any],
     tiles += [
         (f"{progress['step']:,}", "steps"),
         (f"{progress['tokens']:,}", "tokens read"),
-        (_duration(progress["seconds"]), "training time"),
+        (duration(progress["seconds"]), "training time"),
         (f"{started['parameters']:,}", "parameters"),
     ]
     if progress["rollbacks"]:
@@ -102,23 +101,15 @@ def _heading(directory: Path, started: dict[str, Any], progress: dict[str, Any],
 
 
 def _commands(directory: Path, started: dict[str, Any]) -> str:
-    quoted = shlex.quote(str(directory))
     parts = [
         "<h2>How it was made</h2>\n",
         _block(told_command(started["command"])),
         f'<p class="faint">in {_text(started["working_directory"])}</p>\n',
     ]
-    for again in started["resumed"][-SAMPLES:]:
+    for again in started["resumed"][-RESUMED_SHOWN:]:
         parts.append(f"<p>resumed at step {again['step']:,} by</p>\n{_block(told_command(again['command']))}")
     parts.append("<h2>How to go on</h2>\n")
-    parts.append(
-        _block(
-            f"charlstm generate {quoted} --length 500\n"
-            f"charlstm evaluate {quoted}\n"
-            f"charlstm train --resume {quoted} --max-time 10m\n"
-            f"{repeating(directory, started) or ''}".strip()
-        )
-    )
+    parts.append(_block("\n".join(ways_on(directory, started))))
     return "".join(parts)
 
 
@@ -157,7 +148,7 @@ def _curves(lines: Sequence[dict[str, Any]], started: dict[str, Any]) -> str:
 
 def _validations(lines: Sequence[dict[str, Any]]) -> str:
     rows = [
-        (f"step {line['step']:,}", f"{in_nats(line['val_loss'])} after {_duration(line['seconds'])}")
+        (f"step {line['step']:,}", f"{in_nats(line['val_loss'])} after {duration(line['seconds'])}")
         for line in lines
         if "val_loss" in line
     ]
@@ -223,9 +214,3 @@ def _block(text: str) -> str:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -15,7 +15,7 @@ from .. import checkpoint
 from ..backends import Array
 from ..cifg import State
 from ..config import Config, SamplingConfig
-from ..data import Corpus, batches_of, describe, limited, part_of
+from ..data import Batch, Corpus, batches_of, describe, limited, part_of
 from ..errors import CharLSTMError, CheckpointError, DataError, DivergedError
 from ..evaluation import evaluate
 from ..generation import generate
@@ -174,28 +174,31 @@ class Trainer:
         self.seconds = time.perf_counter() - self._clock
         return self.progress()
 
+    def gradients(self, step: int, batch: Batch) -> tuple[float, Array, float, State]:
+        """What a step's batch gives: the loss, the flat gradients, their norm, and the state after it."""
+        state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
+        seed = (self.config.training.seed, step)
+        loss, gradients, after = self.model.loss_and_gradients(
+            batch.x, batch.y, state, seed, self.penalties, state_gradients=False
+        )
+        return loss, gradients.flat, self.model.ops.global_norm(gradients.flat), after
+
     def train_step(self, done: float) -> None:
         """One step, `done` (0 to 1) of the training being over."""
-        training, ops = self.config.training, self.model.ops
         started = time.perf_counter()
         batch = self.batches[self.step]
-        state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
-        loss, gradients, after = self.model.loss_and_gradients(
-            batch.x, batch.y, state, (training.seed, self.step), self.penalties, state_gradients=False
-        )
-        norm = ops.global_norm(gradients.flat)
+        loss, gradients, norm, after = self.gradients(self.step, batch)
         if not math.isfinite(loss) or not math.isfinite(norm):
             what = "gradient" if math.isfinite(loss) else "loss"
             raise DivergingError(f"the {what} is no longer a finite number at step {self.step}")
         self._watch.stepped(loss, self.step)
         share = len(batch.x) / self.batches.seq_len  # 1 unless lengths are random
-        self._rate = self._rate_factor * share * learning_rate(training, self.step, done)
+        self._rate = self._rate_factor * share * learning_rate(self.config.training, self.step, done)
         self._norm = norm
-        scale = min(1.0, training.clip_norm / norm) if norm > 0 else 1.0
         self.state = after
         self.step += 1
         self.tokens += batch.x.size
-        self.optimizer.update(self.step, self._rate, gradients.flat, scale)
+        self.optimizer.update(self.step, self._rate, gradients, norm)
         if self.average is not None:
             self.average.stepped()
         self._since.append(loss)
