@@ -26,8 +26,8 @@ from conftest import TINY, assert_fails, charlstm_command
 
 import charlstm
 from charlstm import Config, TrainingConfig
+from charlstm.pages.charts import MOST, Curve, chart
 from charlstm.training import Reporter, Trainer, prepare, reopen, write_report
-from charlstm.training.charts import MOST, Curve, chart
 
 HOSTILE = (
     '\n</pre><script>alert(1)</script><img src=x onerror="alert(2)">&lt;'

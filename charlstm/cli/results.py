@@ -14,8 +14,8 @@ from ..config import SamplingConfig
 from ..generation import generate
 from ..run import load
 from ..training import Reporter, Trainer, find_learning_rate, rehearse, write_report
-from ..training.directory import new_directory, write_text
-from ..training.progress import duration, in_nats, printable
+from ..training.directory import new_directory
+from ..wording import duration, in_nats, printable, write_text
 
 SAMPLE = SamplingConfig(length=300)
 

@@ -28,8 +28,9 @@ from ..data import (
 from ..errors import CheckpointError, DataError, UsageError
 from ..model import CIFGModel
 from ..run import Run, load
+from ..wording import write_text
 from . import finetuning, tensorboard
-from .directory import check_free, environment, new_directory, write_text
+from .directory import check_free, environment, new_directory
 from .finder import Finding, find_learning_rate
 from .progress import ConsoleReporter, Reporter
 from .rehearsal import Rehearsal, rehearse

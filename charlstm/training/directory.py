@@ -20,7 +20,7 @@ from ..data import Corpus, describe, names
 from ..errors import CharLSTMError, UsageError
 from ..model import CIFGModel
 from ..run import read_metrics
-from .progress import in_nats
+from ..wording import in_nats, write_text
 from .tensorboard import TensorBoardLog
 
 LIBRARIES = ("charlstm", "numpy", "numba", "llvmlite", "cupy", "safetensors", "tokenizers")
@@ -69,20 +69,6 @@ def _first_free(parent: Path, stem: str) -> Path:
             (parent / f"{stem}-{n}").mkdir()  # fails where another process was faster
             break
     return parent / f"{stem}-{n}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file of the run, all of it or nothing; CharLSTMError where the disk refuses."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise CharLSTMError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 class MetricsLog:

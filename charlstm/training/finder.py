@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
-from .directory import FINDER, write_text
+from ..wording import write_text
+from .directory import FINDER
 from .plots import save_figure
 from .trainer import Trainer
 

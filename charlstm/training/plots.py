@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import CharLSTMError
 from ..run import read_metrics
-from .progress import in_nats
+from ..wording import in_nats
 
 
 def plot_curves(directory: Path) -> Path | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
+
+from ..wording import in_nats, printable
 
 
 class Reporter:
@@ -85,26 +86,6 @@ class ConsoleReporter(Reporter):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-
-
-def in_nats(loss: float) -> str:
-    """A loss with four decimals, unless it is far from any sane value."""
-    return f"{loss:.4f}" if loss < 1000 else f"{loss:.3e}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-
-
-def printable(text: str) -> str:
-    """Text that a terminal can be given: control characters, but for line ends and tabs, replaced."""
-    text = text.replace("\r\n", "\n")
-    shown = (s in "\n\t" or unicodedata.category(s) not in ("Cc", "Cs", "Cn") for s in text)
-    return "".join(s if show else "\N{REPLACEMENT CHARACTER}" for s, show in zip(text, shown, strict=True))
 
 
 def _clock(seconds: float) -> str:

@@ -1,30 +1,23 @@
-"""report.html: a run in one page that needs nothing else, neither scripts nor the network.
-
-Everything that comes from outside (samples, names, the command) is escaped, and the page's own
-security policy forbids whatever is not its style sheet.
-"""
+"""report.html: a run in one page that needs nothing else, neither scripts nor the network."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 import math
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import checkpoint
 from ..checkpoint import read_json
 from ..config import Config, differing
+from ..pages import block, escaped, page, table
+from ..pages.charts import Curve, chart
 from ..run import read_metrics
-from .charts import Curve, chart
-from .directory import RESUMED_SHOWN, told_command, ways_on, write_text
-from .progress import duration, in_nats, printable
+from ..wording import duration, in_nats, write_text
+from .directory import RESUMED_SHOWN, told_command, ways_on
 
 SAMPLES = 20  # at most: the first, the last, and others evenly between
-STYLE = Path(__file__).with_name("report.css")
 
 
 def write_report(directory: Path, outcome: str) -> Path:
@@ -33,9 +26,6 @@ def write_report(directory: Path, outcome: str) -> Path:
     `outcome` says how training ended. Raises CharLSTMError where it cannot be written, CheckpointError
     where a file of the run is damaged.
     """
-    style = STYLE.read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     started = read_json(directory / "env.json")
     config = Config.from_toml(directory / "config.toml")
     lines = read_metrics(directory / "metrics.jsonl")
@@ -49,26 +39,9 @@ def write_report(directory: Path, outcome: str) -> Path:
         _configuration(config),
         _environment(started),
     ]
-    page = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(directory.name)}: charlstm</title>
-<style>{style}</style>
-</head>
-<body>
-{"".join(body)}</body>
-</html>
-"""
-    write_text(directory / "report.html", page)
+    html = page(f"{directory.name}: charlstm", "".join(body))
+    write_text(directory / "report.html", html)
     return directory / "report.html"
-
-
-def _text(value: object) -> str:
-    """Anything as text of the page: no character of it is markup, none is a control character."""
-    return escape(printable(str(value)))
 
 
 def _heading(directory: Path, started: dict[str, Any], progress: dict[str, Any], outcome: str) -> str:
@@ -90,10 +63,12 @@ def _heading(directory: Path, started: dict[str, Any], progress: dict[str, Any],
     leak = (
         "" if covered is None else f" {100 * covered:.2f} % of what validates stands in windows that train."
     )
-    shown = "\n".join(f"<div><b>{_text(value)}</b><span>{_text(what)}</span></div>" for value, what in tiles)
-    return f"""<h1><bdi>{_text(directory.name)}</bdi></h1>
-<p>A CIFG-LSTM language model of <bdi>{_text(text["name"])}</bdi>: {_text(text["parts"])}.{leak}
-<span class="faint">Training {_text(outcome)}.</span></p>
+    shown = "\n".join(
+        f"<div><b>{escaped(value)}</b><span>{escaped(what)}</span></div>" for value, what in tiles
+    )
+    return f"""<h1><bdi>{escaped(directory.name)}</bdi></h1>
+<p>A CIFG-LSTM language model of <bdi>{escaped(text["name"])}</bdi>: {escaped(text["parts"])}.{leak}
+<span class="faint">Training {escaped(outcome)}.</span></p>
 <div class="tiles">
 {shown}
 </div>
@@ -103,13 +78,13 @@ def _heading(directory: Path, started: dict[str, Any], progress: dict[str, Any],
 def _commands(directory: Path, started: dict[str, Any]) -> str:
     parts = [
         "<h2>How it was made</h2>\n",
-        _block(told_command(started["command"])),
-        f'<p class="faint">in {_text(started["working_directory"])}</p>\n',
+        block(told_command(started["command"])),
+        f'<p class="faint">in {escaped(started["working_directory"])}</p>\n',
     ]
     for again in started["resumed"][-RESUMED_SHOWN:]:
-        parts.append(f"<p>resumed at step {again['step']:,} by</p>\n{_block(told_command(again['command']))}")
+        parts.append(f"<p>resumed at step {again['step']:,} by</p>\n{block(told_command(again['command']))}")
     parts.append("<h2>How to go on</h2>\n")
-    parts.append(_block("\n".join(ways_on(directory, started))))
+    parts.append(block("\n".join(ways_on(directory, started))))
     return "".join(parts)
 
 
@@ -152,7 +127,7 @@ def _validations(lines: Sequence[dict[str, Any]]) -> str:
         for line in lines
         if "val_loss" in line
     ]
-    return f"<details><summary>{len(rows)} validations</summary>\n{_table(rows)}</details>\n" if rows else ""
+    return f"<details><summary>{len(rows)} validations</summary>\n{table(rows)}</details>\n" if rows else ""
 
 
 def _samples(folder: Path) -> str:
@@ -165,9 +140,9 @@ def _samples(folder: Path) -> str:
     if len(steps) > SAMPLES:
         parts.append(f'<p class="faint">{SAMPLES} of {len(steps)}; all are in samples/.</p>\n')
     for path in shown:
-        parts.append(f"<h3>Step {int(path.stem.removeprefix('step-')):,}</h3>\n{_block(_read(path))}")
+        parts.append(f"<h3>Step {int(path.stem.removeprefix('step-')):,}</h3>\n{block(_read(path))}")
     if (folder / "best.txt").is_file():
-        parts.append(f"<h3>The best checkpoint, at the end</h3>\n{_block(_read(folder / 'best.txt'))}")
+        parts.append(f"<h3>The best checkpoint, at the end</h3>\n{block(_read(folder / 'best.txt'))}")
     if len(parts) == 1:
         parts.append("<p>None: the model was never sure enough (--sample-threshold).</p>\n")
     return "".join(parts)
@@ -179,7 +154,7 @@ def _configuration(config: Config) -> str:
         part = getattr(config, concern.name)
         changed = differing(part)
         rows = [(name, "not set" if value is None else value) for name, value in vars(part).items()]
-        parts.append(f"<h3>{concern.name}</h3>\n{_table(rows, changed)}")
+        parts.append(f"<h3>{concern.name}</h3>\n{table(rows, changed)}")
     return "".join(parts)
 
 
@@ -196,20 +171,7 @@ def _environment(started: dict[str, Any]) -> str:
         ("text", f"{text['name']}, SHA-256 {text['sha256']}"),
         ("resumed", f"{len(started['resumed'])} times"),
     ]
-    return f"<h2>Environment</h2>\n{_table(rows)}"
-
-
-def _table(rows: Iterable[tuple[str, object]], bold: Iterable[str] = ()) -> str:
-    body = "".join(
-        f"<tr><th>{_text(name)}</th><td{' class=changed' if name in bold else ''}>{_text(value)}</td></tr>\n"
-        for name, value in rows
-    )
-    return f"<table>\n{body}</table>\n"
-
-
-def _block(text: str) -> str:
-    # a line end right after <pre> is not shown, so that one of the text's own would be lost
-    return f'<pre dir="auto">\n{_text(text)}</pre>\n'
+    return f"<h2>Environment</h2>\n{table(rows)}"
 
 
 def _read(path: Path) -> str:

@@ -20,7 +20,8 @@ from ..errors import CharLSTMError, CheckpointError, DataError, DivergedError
 from ..evaluation import evaluate
 from ..generation import generate
 from ..model import CIFGModel, Penalties
-from .directory import MetricsLog, forget_later, model_card, run_readme, write_text
+from ..wording import write_text
+from .directory import MetricsLog, forget_later, model_card, run_readme
 from .divergence import DivergingError, JumpError, LossWatch
 from .optimizer import Optimizer, WeightAverage
 from .plots import plot_curves
