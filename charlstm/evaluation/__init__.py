@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cifg import State
-from .data import Part, Tokenizer, Windows
-from .errors import DataError
-from .model import CIFGModel
+from ..cifg import State
+from ..data import Part, Tokenizer, Windows
+from ..errors import DataError
+from ..model import CIFGModel
 
 STREAMS = 64  # pieces of the text that are read side by side
 PIECE = 1024  # tokens; shorter texts are cut into fewer pieces, none shorter than this

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .backends import Sampler
-from .cifg import State
-from .config import OnUnknown, SamplingConfig
-from .data import Decoder, Tokenizer
-from .errors import DivergedError
-from .model import CIFGModel
+from ..backends import Sampler
+from ..cifg import State
+from ..config import OnUnknown, SamplingConfig
+from ..data import Decoder, Tokenizer
+from ..errors import DivergedError
+from ..model import CIFGModel
 
 PROMPT_CHUNK = 1024  # tokens of a prompt that are read at once
 DRAWN_AT_ONCE = 64  # tokens that a backend draws before they are shown
