@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backends import Ops, get_ops
     from .cifg import State
-    from .config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
+    from .config import Config, DataConfig, ModelConfig, TrainingConfig
     from .data import (
         ASCIITokenizer,
         BPETokenizer,
@@ -39,14 +39,16 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .evaluation import Evaluation
+    from .generation import Completion
     from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier
     from .run import Run, load
+    from .sampling import SamplingConfig
     from .training import resume, train
 
 _WHERE = {
     "backends": ("Ops", "get_ops"),
     "cifg": ("State",),
-    "config": ("Config", "DataConfig", "ModelConfig", "SamplingConfig", "TrainingConfig"),
+    "config": ("Config", "DataConfig", "ModelConfig", "TrainingConfig"),
     "data": (
         "ASCIITokenizer", "BPETokenizer", "ByteTokenizer", "CharacterTokenizer", "Corpus",
         "PretokenizedTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer", "make_tokenizer",
@@ -55,8 +57,10 @@ _WHERE = {
         "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
     ),
     "evaluation": ("Evaluation",),
+    "generation": ("Completion",),
     "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier"),
     "run": ("Run", "load"),
+    "sampling": ("SamplingConfig",),
     "training": ("resume", "train"),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
@@ -69,8 +73,8 @@ if not os.path.isdir(os.path.join(_here, "kernels")):
 __version__ = "0.1.0"
 __all__ = [
     "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
-    "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError", "DivergedError",
-    "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
+    "CharacterTokenizer", "CheckpointError", "Completion", "Config", "Corpus", "DataConfig", "DataError",
+    "DivergedError", "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
     "SamplingConfig", "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
     "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
 ]  # fmt: skip

@@ -10,13 +10,14 @@ from typing import Any, Literal
 
 from . import checkpoint
 from .backends import Ops
-from .config import Config, DataConfig, OnUnknown, SamplingConfig
+from .config import Config, DataConfig, OnUnknown
 from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
 from .evaluation import Evaluation, evaluate, pooled
-from .generation import generate_many
+from .generation import Completion, complete, generate_many
 from .model import CIFGModel
 from .options import from_dict
+from .sampling import SamplingConfig
 
 Split = Literal["train", "val", "test", "all"]
 Which = Literal["best", "last"]
@@ -52,7 +53,7 @@ class Run:
     def generate(self, prompt: str = "", *, on_unknown: OnUnknown = "error", **sampling: Any) -> str:
         """The prompt and what follows it; the same seed gives the same text.
 
-        Keywords are those of `SamplingConfig`: length, temperature, top_k, top_p, seed. Raises
+        Keywords are those of `SamplingConfig`: length, temperature, top_k, seed and so on. Raises
         DataError for a prompt with characters that the model does not know, unless `on_unknown` is
         "skip" or "replace".
         """
@@ -63,11 +64,26 @@ class Run:
     ) -> list[str]:
         """Each of several prompts and what follows it, drawn side by side: far faster than in turn.
 
-        Keywords and errors as in `generate`; the first text is the one that `generate` gives.
+        Keywords and errors as in `generate`; text k is the one that `generate` gives with the seed + k.
         """
         config = from_dict(SamplingConfig, sampling, "generate")
         pieces = generate_many(self.model, self.tokenizer, prompts, config, on_unknown)
         return ["".join(parts) for parts in zip(prompts, *pieces, strict=True)]
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        *,
+        alternatives: int = 0,
+        on_unknown: OnUnknown = "error",
+        **sampling: Any,
+    ) -> list[Completion]:
+        """As `generate_many`, with why each text ended and what the model thought of each token.
+
+        Beside each token stand so many `alternatives`: the most probable ones at its place.
+        """
+        config = from_dict(SamplingConfig, sampling, "complete")
+        return complete(self.model, self.tokenizer, prompts, config, on_unknown, alternatives)
 
     def evaluate(
         self,

@@ -27,9 +27,11 @@ def _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, 
     """
     H, width = rows.shape[1], VECTORS * W.shape[3]
     some, panel = min(block.shape[1], bias.shape[0] - symbol), symbol // width
-    for k in range(count):
-        block[k, :some] = bias[symbol : symbol + some]
-        block[k, some:] = 0
+    for k in range(count):  # element by element: to assign a whole row takes seconds more to compile
+        for v in range(some):
+            block[k, v] = bias[symbol + v]
+        for v in range(some, block.shape[1]):
+            block[k, v] = 0
     add_rows(rows, first * H, H, W[panel : panel + (some + width - 1) // width], block, 0, count, 1)
     for k in range(count):
         row, target = block[k, :some], targets[first + k] - symbol
@@ -118,7 +120,8 @@ def gradients(
         count = min(piece, stop - first)
         for n in range(blocks.shape[0]):
             _exponentials(rows, W, bias, targets, first, count, n * width, blocks[n], largest, totals, scores)
-            tops[n] = largest
+            for k in range(count):
+                tops[n, k] = largest[k]
         for k in range(count):
             total += np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k])
         if transposed:

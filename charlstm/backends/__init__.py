@@ -10,11 +10,23 @@ from .checks import check_dtype
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .ops import Ops
 from .optimizer import RULES, Update
-from .sampling import Array, Sampler, StepWeights, draw
+from .sampling import (
+    SAMPLERS,
+    Array,
+    Drawn,
+    Draws,
+    Sampler,
+    Scores,
+    StepWeights,
+    draw,
+    no_constraint,
+    plain_draws,
+)
 
 __all__ = [
-    "BACKENDS", "RULES", "Array", "CIFGTape", "LayerGradients", "LayerInput", "Ops", "Sampler",
-    "StepWeights", "Update", "check_dtype", "describe_backends", "draw", "get_ops", "unavailable",
+    "BACKENDS", "RULES", "SAMPLERS", "Array", "CIFGTape", "Drawn", "Draws", "LayerGradients", "LayerInput", "Ops",
+    "Sampler", "Scores", "StepWeights", "Update", "check_dtype", "describe_backends", "draw", "get_ops",
+    "no_constraint", "plain_draws", "unavailable",
 ]  # fmt: skip
 
 BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import head, products, recurrence, sampling
+from ..kernels import generation, head, products, recurrence
 from ..kernels.tiles import ROWS
 from ..kernels.vectors import REGISTERS
 from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
-from .sampling import Array, Sampler, StepWeights
+from .sampling import Array, Drawn, Draws, StepWeights
 
 ROWS_AT_ONCE = 160  # of da or of logits, gathered for a product: they must fit the nearest caches
 DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
@@ -232,21 +232,27 @@ class FusedOps(NumbaOps):
         return weights._replace(packed=(*packed, self._panels(weights.head, products.VECTORS)))
 
     def generate(
-        self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
-    ) -> tuple[np.ndarray, Array, Array, Array]:
+        self,
+        weights: StepWeights,
+        logits: Array,
+        h: Array,
+        c: Array,
+        draws: Draws,
+        alternatives: int | None = None,
+    ) -> Drawn:
         W, R, head_panels = weights.packed or self.pack_step_weights(weights).packed
-        (L, H, _), V, B = weights.R.shape, weights.bias.shape[0], uniforms.shape[1]
+        (L, H, _), V, B = weights.R.shape, weights.bias.shape[0], draws.uniforms.shape[1]
         further = (weights.W, (L - 1, H, 3 * H)), (weights.b, (L - 1, 3 * H))
         ends = (weights.table, (V, 3 * H)), (weights.head, (H, V)), (weights.bias, (V,))
         check_arrays(
             (logits, (B, V)), (h, (L, B, H)), (c, (L, B, H)), (weights.R, (L, H, 3 * H)), *further, *ends
         )
-        logits, c = np.array(logits, order="C"), np.array(c, order="C")
         states = np.empty((2, *h.shape), h.dtype)
         states[0] = h
+        drawn = self._room(draws, np.array(logits, order="C"), states, np.array(c, order="C"), alternatives)
         parts = (weights.table, W, weights.b, R, head_panels, weights.bias)
-        tokens = self._draw(sampling.generate_fused, parts, logits, states, c, uniforms, sampler)
-        return tokens, logits, states[len(uniforms) % 2], c
+        self._draw(generation.generate_fused, parts, drawn, draws)
+        return drawn._replace(h=states[len(drawn.tokens) % 2])
 
     # ---- the head -----------------------------------------------------------------------
 

@@ -29,7 +29,18 @@ from .checks import check_recurrence
 from .dropout import draw_bits, threshold_and_factor
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .optimizer import RULES, Update
-from .sampling import Array, Sampler, StepWeights, draw
+from .sampling import (
+    END,
+    NOT_FINITE,
+    Array,
+    Drawn,
+    Draws,
+    StepWeights,
+    check_draws,
+    empty_scores,
+    next_token,
+    score,
+)
 
 
 class Ops:
@@ -239,20 +250,47 @@ class Ops:
         return weights
 
     def generate(
-        self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
-    ) -> tuple[np.ndarray, Array, Array, Array]:
-        """Draw a token of B streams for each of `uniforms` (N, B), numbers in [0, 1).
+        self,
+        weights: StepWeights,
+        logits: Array,
+        h: Array,
+        c: Array,
+        draws: Draws,
+        alternatives: int | None = None,
+    ) -> Drawn:
+        """Draw the next N tokens of B streams, as `draws` says; see `charlstm.backends.draw`.
 
-        logits (B, V), h and c (L, B, H) are those after the last token; returned are the tokens
-        (N, B) on the host and the new logits, h and c. Raises FloatingPointError where logits are
-        not finite.
+        logits (B, V), h and c (L, B, H) are those after the last token. With `alternatives` the draws are
+        scored, beside so many of the most probable tokens. What is returned beyond a stream's end means
+        nothing. Raises FloatingPointError where logits are not finite, ValueError for draws that do not fit.
         """
-        tokens = np.empty(uniforms.shape, np.int64)
-        for n, row in enumerate(uniforms):
+        drawn = self._room(draws, logits, h, c, alternatives)
+        draws = draws._replace(states=drawn.states)
+        for n in range(len(drawn.tokens)):
             rows = self.to_numpy(logits)
-            tokens[n] = [draw(rows[b], sampler, float(uniform)) for b, uniform in enumerate(row)]
-            logits, h, c = self.stack_step(weights, self.asarray(tokens[n]), h, c)
-        return tokens, logits, h, c
+            for b in np.flatnonzero(drawn.counts == n):
+                token = next_token(rows[b], draws, drawn.tokens, n, b)
+                if token == NOT_FINITE:
+                    raise FloatingPointError("logits are not finite numbers")
+                if token != END:
+                    drawn.tokens[n, b], drawn.counts[b] = token, n + 1
+                    score(rows[b], token, drawn.scores, n, b)
+                    if drawn.states[b] >= 0:
+                        drawn.states[b] = draws.next[drawn.states[b], token]
+            if not (drawn.counts > n).any():
+                break
+            logits, h, c = self.stack_step(weights, self.asarray(drawn.tokens[n]), h, c)
+        return drawn._replace(logits=logits, h=h, c=c)
+
+    @staticmethod
+    def _room(draws: Draws, logits: Array, h: Array, c: Array, alternatives: int | None) -> Drawn:
+        """What `generate` fills in and returns."""
+        N, B, _ = draws.uniforms.shape
+        V = int(logits.shape[1])
+        check_draws(draws, V)
+        scores = empty_scores(N, B, None if alternatives is None else min(alternatives, V))
+        tokens, counts = np.zeros((N, B), np.int64), np.zeros(B, np.int64)
+        return Drawn(tokens, counts, draws.states.copy(), scores, logits, h, c)
 
     # ---- the head -----------------------------------------------------------------------
 

@@ -91,11 +91,11 @@ class _ToStderr(logging.Handler):
 
 
 def _with_stdin(arguments: Sequence[str]) -> list[str]:
-    """With `--data -` as one word: a lone hyphen is a value here, not an option."""
+    """With `--data -` and the like as one word: a lone hyphen is a value here, not an option."""
     joined: list[str] = []
     for argument in arguments:
-        if argument == "-" and joined and joined[-1] == "--data":
-            joined[-1] = "--data=-"
+        if argument == "-" and joined and joined[-1] in ("--data", "--prompt-file"):
+            joined[-1] += "=-"
         else:
             joined.append(argument)
     return joined

@@ -14,12 +14,13 @@ import numpy as np
 from .. import checkpoint
 from ..backends import Array
 from ..cifg import State
-from ..config import Config, SamplingConfig
+from ..config import Config
 from ..data import Batch, Corpus, batches_of, describe, limited, part_of
 from ..errors import CharLSTMError, CheckpointError, DataError, DivergedError
 from ..evaluation import evaluate
 from ..generation import generate
 from ..model import CIFGModel, Penalties
+from ..sampling import SamplingConfig
 from ..wording import write_text
 from .directory import MetricsLog, forget_later, model_card, run_readme
 from .divergence import DivergingError, JumpError, LossWatch
