@@ -46,7 +46,7 @@ class SamplingConfig:
     """Seed of the draws: the same seed gives the same text."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "stop"):
+        for name in ("temperature", "stop", "logit_bias"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check_types(self)
@@ -62,11 +62,15 @@ class SamplingConfig:
         for value in self.temperatures:
             if not 0 <= value < math.inf:
                 raise UsageError(f"temperature must be 0 or more and finite, not {self.temperature}")
-        if not isinstance(self.logit_bias, dict):
-            object.__setattr__(self, "logit_bias", dict(map(_text_and_number, self.logit_bias)))
-        for text, value in dict(self.logit_bias).items():
+        for text, value in self.biases.items():
             if not value < math.inf:
                 raise UsageError(f"logit_bias of {text!r} must be a number or -inf, not {value}")
+
+    @property
+    def biases(self) -> dict[str, float]:
+        """`logit_bias` by the token's text."""
+        given = self.logit_bias
+        return dict(map(_text_and_number, given)) if isinstance(given, tuple) else given
 
     @property
     def falling(self) -> bool:

@@ -403,9 +403,9 @@ def test_temperatures() -> None:
 
 
 def test_biases() -> None:
-    assert SamplingConfig(logit_bias=("e=-2", "==3", " =-inf")).logit_bias == {
+    assert SamplingConfig(logit_bias=("e=-2", "==3", " =-inf")).biases == {
         "e": -2,
         "=": 3,
         " ": -math.inf,
     }
-    assert SamplingConfig(logit_bias={"e": -2.5}).logit_bias == {"e": -2.5}
+    assert SamplingConfig(logit_bias={"e": -2.5}).biases == {"e": -2.5}

@@ -268,7 +268,7 @@ class Ops:
         draws = draws._replace(states=drawn.states)
         for n in range(len(drawn.tokens)):
             rows = self.to_numpy(logits)
-            for b in np.flatnonzero(drawn.counts == n):
+            for b in np.flatnonzero(drawn.counts == n).tolist():
                 token = next_token(rows[b], draws, drawn.tokens, n, b)
                 if token == NOT_FINITE:
                     raise FloatingPointError("logits are not finite numbers")

@@ -127,12 +127,11 @@ class Stream:
 
 def _bias(tokenizer: Tokenizer, sampling: SamplingConfig) -> np.ndarray | None:
     """What is added to the logits (V,), if anything."""
-    given = dict(sampling.logit_bias)
-    if not given:
+    if not sampling.biases:
         return None
     bias = np.zeros(len(tokenizer))
-    for text, value in given.items():
-        ids = tokenizer.encode(str(text), "skip")
+    for text, value in sampling.biases.items():
+        ids = tokenizer.encode(text, "skip")
         if len(ids) != 1:
             raise UsageError(f"logit_bias: {text!r} is not one {tokenizer.unit} of the vocabulary")
         bias[ids[0]] = value
