@@ -43,7 +43,7 @@ class Sampler(NamedTuple):
 
 PLAIN = Sampler()
 # a Sampler as a record of NumPy's, which compiled loops read
-SAMPLERS = np.dtype([(name, type(value)) for name, value in PLAIN._asdict().items()])
+SAMPLERS = np.dtype([(name, type(value)) for name, value in PLAIN._asdict().items()], align=True)
 
 
 class Draws(NamedTuple):
