@@ -1,0 +1,1 @@
+"""How good is a text? Figures of generated text beside those of real text."""
