@@ -13,7 +13,7 @@ from .backends import Ops
 from .config import Config, DataConfig, OnUnknown, SamplingConfig
 from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
-from .evaluation import Evaluation, evaluate, pooled
+from .evaluation import DetailedEvaluation, joined, measure
 from .generation import generate_many
 from .model import CIFGModel
 from .options import from_dict
@@ -77,7 +77,7 @@ class Run:
         encoding: str | None = None,
         on_unknown: OnUnknown | None = None,
         windows: bool = False,
-    ) -> Evaluation:
+    ) -> DetailedEvaluation:
         """Loss, perplexity and more on a part of a text; by default the one it was trained on.
 
         The state is carried through the part. With `windows`, and on what trains and validates in a run
@@ -94,7 +94,7 @@ class Run:
         if windows:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
-        return pooled([evaluate(self.model, part, tokenizer=self.tokenizer) for part in parts])
+        return joined([measure(self.model, part, self.tokenizer) for part in parts])
 
     def corpus(
         self,
