@@ -1,7 +1,10 @@
 """How well a model predicts a text."""
 
-from .detailed import DetailedEvaluation, joined, measure
+from .detailed import measure
+from .figures import DetailedEvaluation, figures_of, joined, resampling
 from .reading import Evaluation, evaluate
 from .segments import Segments
 
-__all__ = ["DetailedEvaluation", "Evaluation", "Segments", "evaluate", "joined", "measure"]
+__all__ = [
+    "DetailedEvaluation", "Evaluation", "Segments", "evaluate", "figures_of", "joined", "measure", "resampling",
+]  # fmt: skip

@@ -2,65 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
+import logging
 from typing import NamedTuple
 
 import numpy as np
 
 from ..backends import Array, Ops
 from ..cifg import State
+from ..config import EvaluationConfig
 from ..data import Part, Tokenizer, Windows
 from ..errors import UsageError
 from ..model import CIFGModel
-from .reading import CHUNK, STREAMS, WINDOWS, Evaluation, read, width
-from .segments import Segments, cut, word_places
+from .dynamic import DynamicModel
+from .figures import DetailedEvaluation, summed_up
+from .reading import CHUNK, STREAMS, WINDOWS, read, width
+from .segments import Cut, Segments, cut, word_places
 
+_log = logging.getLogger("charlstm")
 LOGITS = 1 << 24  # that are held at once
 
 
-@dataclass(frozen=True)
-class DetailedEvaluation(Evaluation):
-    """Figures over the tokens that were predicted, and the sums over segments that they are made of."""
-
-    segments: Segments
-    k: int
-    """Of top-k accuracy."""
-
-
 def measure(
-    model: CIFGModel, tokens: Part, tokenizer: Tokenizer | None = None, k: int = 5, streams: int = STREAMS
+    model: CIFGModel,
+    tokens: Part,
+    tokenizer: Tokenizer | None = None,
+    config: EvaluationConfig | None = None,
+    streams: int = STREAMS,
+    training: np.ndarray | None = None,
 ) -> DetailedEvaluation:
-    """As `evaluate`, with the sums over segments; about half as fast again.
+    """As `evaluate`, with the sums over segments; slower by about half.
 
-    Without a tokenizer each token is a character, and there are no words.
-    Raises DataError for fewer than two tokens, UsageError for a model that does not predict tokens.
+    Without a tokenizer each token is a character, and there are no words. Dynamic evaluation reads in one
+    go, whatever `streams` says; `training`: what its rule rms gathers its statistics from (N,).
+    Raises DataError for fewer than two tokens, UsageError for a model that does not predict tokens or
+    dynamic evaluation of windows, DivergedError where dynamic evaluation leads to no finite loss.
     """
-    check_reads_tokens(model)
-    if isinstance(tokens, Windows):
-        return _summed_up(_measure_windows(model, tokens, tokenizer, k), k)
-    B = width(tokens, streams)
-    place = cut(tokens, tokenizer)
-    segments = Segments.zeros(len(place.characters))
-    segments.characters[:], segments.words[:] = place.characters, place.words
-
-    def count(x: np.ndarray, targets: np.ndarray, state: State, starts: np.ndarray) -> State:
-        scores, state = predict(model, x, targets, state)
-        index = np.arange(1, len(x) + 1)[:, np.newaxis] + starts
-        segments.add(place.segment_of(index.ravel()), *scores, k)
-        return state
-
-    read(model, tokens, streams, _time_steps(model, B), count)
-    return _summed_up(segments, k)
-
-
-def check_reads_tokens(model: CIFGModel) -> None:
-    """UsageError for a model that does not predict each next token of a text."""
+    config = config if config is not None else EvaluationConfig()
     if model.input_size is not None or model.emit != "every":
         raise UsageError(
             "this model does not predict the next token of a text: it cannot be evaluated on one"
         )
+    if isinstance(tokens, Windows):
+        if config.dynamic:
+            raise UsageError(
+                "dynamic evaluation reads a text in one go: leave out --windows (with a run of --split windows, "
+                "take --split all)"
+            )
+        return summed_up(_measure_windows(model, tokens, tokenizer, config.top_k), config)
+    B = width(tokens, streams)
+    place = cut(tokens, tokenizer)
+    segments = Segments.zeros(len(place.characters))
+    segments.characters[:], segments.words[:] = place.characters, place.words
+    if config.dynamic:
+        _read_dynamically(model, tokens, place, segments, config, training)
+        return summed_up(segments, config)
+
+    def count(x: np.ndarray, targets: np.ndarray, state: State, starts: np.ndarray) -> State:
+        scores, state = predict(model, x, targets, state)
+        segments.add(_segments_of(place, starts, len(x)), *scores, config.top_k)
+        return state
+
+    read(model, tokens, streams, max(1, min(CHUNK, LOGITS // (B * model.output_size))), count)
+    return summed_up(segments, config)
+
+
+def _read_dynamically(
+    model: CIFGModel, tokens: np.ndarray, place: Cut, segments: Segments, config: EvaluationConfig,
+    training: np.ndarray | None,
+) -> None:  # fmt: skip
+    _log.info("learning from one %d tokens after the other: this takes its time", config.dynamic_steps)
+    adapting = DynamicModel(model, config, training)
+
+    def count(x: np.ndarray, targets: np.ndarray, state: State, starts: np.ndarray) -> State:
+        scores, after = predict(adapting.model, x, targets, state)
+        segments.add(_segments_of(place, starts, len(x)), *scores, config.top_k)
+        adapting.learn(x, targets, state)
+        return after
+
+    read(adapting.model, tokens, 1, config.dynamic_steps, count)
+
+
+def _segments_of(place: Cut, starts: np.ndarray, T: int) -> np.ndarray:
+    """The segments of the T tokens that follow each start, as rows (T * B,)."""
+    return place.segment_of(np.arange(1, T + 1)[:, np.newaxis] + starts).ravel()
 
 
 def _measure_windows(model: CIFGModel, windows: Windows, tokenizer: Tokenizer | None, k: int) -> Segments:
@@ -92,11 +116,6 @@ def _text_of_windows(columns: np.ndarray, tokenizer: Tokenizer | None) -> tuple[
     return ends[:, 1] - ends[:, 0], np.diff(np.searchsorted(places, ends), axis=1)[:, 0]
 
 
-def _time_steps(model: CIFGModel, B: int) -> int:
-    """How many to read at once, so that a large vocabulary's logits do not fill the memory."""
-    return max(1, min(CHUNK, LOGITS // (B * model.output_size)))
-
-
 class Scores(NamedTuple):
     """What is told of each prediction, (N,) each, on the host."""
 
@@ -124,17 +143,3 @@ def score(ops: Ops, logits: Array, targets: Array) -> Scores:
     nats = xp.log(sums) + (largest - own)[:, 0]
     host = [ops.to_numpy(array) for array in (nats, 1 / sums, rank)]
     return Scores(host[0].astype(np.float64), host[1].astype(np.float64), host[2])
-
-
-def _summed_up(segments: Segments, k: int) -> DetailedEvaluation:
-    count = int(segments.tokens.sum())
-    loss, confidence = segments.nats.sum() / count, segments.max_posterior.sum() / count
-    return DetailedEvaluation(
-        float(loss), float(confidence), count, int(segments.characters.sum()), segments, k
-    )
-
-
-def joined(figures: Sequence[DetailedEvaluation]) -> DetailedEvaluation:
-    """The figures over the tokens of several texts, whose segments follow each other."""
-    segments = reduce(Segments.followed_by, (each.segments for each in figures))
-    return _summed_up(segments, figures[0].k)
