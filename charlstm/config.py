@@ -298,11 +298,11 @@ class EvaluationConfig:
     """Let the model go on learning while it reads (dynamic evaluation, Krause et al. 2018): each token is
     predicted before it is learned from. Slow, since the text is read in one go. The trained model stays as it is."""
     dynamic_rule: Literal["rms", "sgd"] = "rms"
-    """How it learns: rms scales the step of each weight by the gradients on the text that the model was trained on;
-    sgd does without that text."""
+    """How it learns: rms scales each weight's steps by its gradients on the text that the model was trained on,
+    and is the better one; sgd does without that text."""
     dynamic_rate: float | None = None
-    """Learning rate of dynamic evaluation [default: 0.001, sgd 0.1]."""
-    dynamic_decay: float = 0.005
+    """Learning rate of dynamic evaluation [default: 0.0002, sgd 0.1]."""
+    dynamic_decay: float = 0.002
     """How far each step draws the weights back to the trained ones."""
     dynamic_steps: int = 20
     """Tokens that are read before the model learns from them."""

@@ -106,7 +106,7 @@ def _measure_windows(model: CIFGModel, windows: Windows, tokenizer: Tokenizer | 
 
 def _text_of_windows(columns: np.ndarray, tokenizer: Tokenizer | None) -> tuple[np.ndarray, np.ndarray]:
     """How many characters the predicted tokens of windows (T + 1, B) stand for, and how many words begin
-    among them: (B,) each."""
+    among them: (B,) each. Of a character that lies across a window's edge each byte counts as one."""
     T, B = columns.shape[0] - 1, columns.shape[1]
     if tokenizer is None:
         return np.full(B, T), np.zeros(B, np.int64)

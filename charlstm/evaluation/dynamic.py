@@ -16,8 +16,8 @@ from ..model import CIFGModel
 
 BATCH = 32  # streams of training text that gradient statistics are gathered from
 BATCHES = 100  # steps of them, at most
-DAMPING = 0.1  # of the average root mean square: the paper's epsilon
-RATE = {"rms": 0.001, "sgd": 0.1}  # unless the configuration says otherwise
+DAMPING = 0.3  # of the average root mean square: the paper's epsilon
+RATE = {"rms": 0.0002, "sgd": 0.1}  # unless the configuration says otherwise
 NOTHING_DROPPED = {
     "dropout": 0.0, "input_dropout": 0.0, "output_dropout": 0.0, "embedding_dropout": 0.0, "weight_drop": 0.0,
 }  # fmt: skip
@@ -34,7 +34,7 @@ class DynamicModel:
 
     RMS is, weight by weight, the root mean square of the gradients on training text. Weights that had
     large gradients there matter more to the model, so they are changed less and drawn back more
-    (equations 4 to 8 of the paper, which takes epsilon for a number; here it is a tenth of mean(RMS)).
+    (equations 4 to 8 of the paper, which takes epsilon for a number; here it is 0.3 mean(RMS)).
     """
 
     def __init__(self, model: CIFGModel, config: EvaluationConfig, training: np.ndarray | None) -> None:

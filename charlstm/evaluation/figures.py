@@ -64,8 +64,10 @@ class DetailedEvaluation(Evaluation):
         ends = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
         found: dict[str, tuple[float, float] | None] = {}
         for name, values in figures_of(self.segments, counts, occupied).items():
-            low, high = np.quantile(values, ends)
-            found[name] = (float(low), float(high)) if np.isfinite(values).all() else None
+            found[name] = None
+            if np.isfinite(values).all():
+                low, high = np.quantile(values, ends)
+                found[name] = float(low), float(high)
         return found
 
     @property
