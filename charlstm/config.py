@@ -301,7 +301,7 @@ class EvaluationConfig:
     """How it learns: rms scales each weight's steps by its gradients on the text that the model was trained on,
     and is the better one; sgd does without that text."""
     dynamic_rate: float | None = None
-    """Learning rate of dynamic evaluation [default: 0.0002, sgd 0.1]."""
+    """Learning rate of dynamic evaluation [default: 0.5, sgd 0.1]."""
     dynamic_decay: float = 0.002
     """How far each step draws the weights back to the trained ones."""
     dynamic_steps: int = 20

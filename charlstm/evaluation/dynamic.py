@@ -14,10 +14,10 @@ from ..data import StreamBatches
 from ..errors import DataError, DivergedError
 from ..model import CIFGModel
 
-BATCH = 32  # streams of training text that gradient statistics are gathered from
-BATCHES = 100  # steps of them, at most
+PLACES = 10  # of the training text that gradient statistics are gathered from
+PIECES = 50  # that are read in a row at each of them
 DAMPING = 0.3  # of the average root mean square: the paper's epsilon
-RATE = {"rms": 0.0002, "sgd": 0.1}  # unless the configuration says otherwise
+RATE = {"rms": 0.5, "sgd": 0.1}  # unless the configuration says otherwise
 NOTHING_DROPPED = {
     "dropout": 0.0, "input_dropout": 0.0, "output_dropout": 0.0, "embedding_dropout": 0.0, "weight_drop": 0.0,
 }  # fmt: skip
@@ -30,11 +30,12 @@ class DynamicModel:
     become::
 
         sgd    theta + decay (theta_0 - theta) - rate g
-        rms    theta + min(1, decay RMS / mean(RMS)) (theta_0 - theta) - rate g / (RMS + epsilon)
+        rms    theta + min(1, decay RMS / mean(RMS)) (theta_0 - theta) - rate g mean(RMS) / (RMS + epsilon)
 
-    RMS is, weight by weight, the root mean square of the gradients on training text. Weights that had
-    large gradients there matter more to the model, so they are changed less and drawn back more
-    (equations 4 to 8 of the paper, which takes epsilon for a number; here it is 0.3 mean(RMS)).
+    RMS is, weight by weight, the root mean square of the gradients of such pieces of the training text.
+    Weights that had large gradients there matter more to the model, so they are changed less and drawn
+    back more (section 5 of the paper). The paper's rate is here rate mean(RMS), which makes one rate do for
+    models whose gradients differ in size, as for both rules; its epsilon is here 0.3 mean(RMS).
     """
 
     def __init__(self, model: CIFGModel, config: EvaluationConfig, training: np.ndarray | None) -> None:
@@ -53,7 +54,7 @@ class DynamicModel:
             rms = gradient_rms(self.model, training, config.dynamic_steps)
             mean = float(model.ops.xp.mean(rms))
             self._pulls = model.ops.xp.minimum(rms * (config.dynamic_decay / mean), 1.0)
-            self._rates = rate / (rms + DAMPING * mean)
+            self._rates = rate * mean / (rms + DAMPING * mean)
 
     def learn(self, x: np.ndarray, targets: np.ndarray, state: State) -> None:
         """Change the weights by the gradient on tokens (T, B), read from a state."""
@@ -69,18 +70,20 @@ class DynamicModel:
 
 
 def gradient_rms(model: CIFGModel, tokens: np.ndarray, seq_len: int) -> Array:
-    """Root mean square over batches of training text (N,) of each weight's gradient, a flat array.
+    """Root mean square of each weight's gradient over pieces of training text (N,), a flat array.
 
-    The batches are the first 100 of 32 streams, fewer where the text is short.
+    They are 50 pieces of seq_len tokens in a row at each of 10 places, fewer where the text is short.
     """
     T = min(seq_len, len(tokens) - 1)
-    batches = StreamBatches(tokens, max(1, min(BATCH, (len(tokens) - 1) // T)), T)
-    flat, state = model.parameters.flat, None
-    total = model.ops.zeros(flat.shape, flat.dtype)
-    count = min(BATCHES, batches.steps_per_epoch)
-    for step in range(count):
-        batch = batches[step]
-        _, gradients, state = model.loss_and_gradients(batch.x, batch.y, state, state_gradients=False)
-        total += gradients.flat * gradients.flat
-    total /= count
+    places = max(1, min(PLACES, (len(tokens) - 1) // T))
+    streams = StreamBatches(tokens, places, T)
+    pieces = min(PIECES, streams.steps_per_epoch)
+    total = model.ops.zeros(model.parameters.flat.shape, model.parameters.flat.dtype)
+    for place in range(places):
+        state = None
+        for n in range(pieces):
+            x, y = streams[n].x[:, [place]], streams[n].y[:, [place]]
+            _, gradients, state = model.loss_and_gradients(x, y, state, state_gradients=False)
+            total += gradients.flat * gradients.flat
+    total /= places * pieces
     return model.ops.xp.sqrt(total)
