@@ -312,6 +312,10 @@ class EvaluationConfig:
         check_positive(self, "top_k", "dynamic_rate", "dynamic_steps")
         check_not_negative(self, "bootstrap_seed")
         check_shares(self, "dynamic_decay")
+        for name in field_names(EvaluationConfig):
+            changed = getattr(self, name) != getattr(EvaluationConfig, name)
+            if changed and name.startswith("dynamic_") and not self.dynamic:
+                raise UsageError(f"{name} does nothing without dynamic")
 
 
 @dataclass(frozen=True)

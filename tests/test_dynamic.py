@@ -59,8 +59,8 @@ def plain_losses(tokens: np.ndarray, config: EvaluationConfig, training: np.ndar
     "config", [dynamic(), dynamic("rms"), dynamic("rms", decay=0.9)], ids=["sgd", "rms", "pulled"]
 )
 def test_the_papers_rules(ops: Ops, config: EvaluationConfig, rng: np.random.Generator) -> None:
-    """The statistics are gathered at ten places of 22 tokens: of three pieces of 7."""
-    tokens, training = rng.integers(0, V, 240) ** 2 % V, rng.integers(0, V, 221)
+    """The statistics are gathered at ten places of 15 tokens: of two pieces of 7."""
+    tokens, training = rng.integers(0, V, 100), rng.integers(0, V, 151)
     found = measure(model_on(ops), tokens, config=config, training=training)
     losses = plain_losses(tokens, config, training)
     assert found.loss == pytest.approx(np.mean(losses), rel=1e-9)
@@ -130,7 +130,10 @@ def test_what_cannot_be(rng: np.random.Generator) -> None:
         {"dynamic_decay": -0.1}, {"dynamic_steps": 0}, {"dynamic_rule": "adam"}, {"bootstrap_seed": -1},
     ):  # fmt: skip
         with pytest.raises(UsageError, match=next(iter(options))):
-            EvaluationConfig(**options)  # type: ignore[arg-type]
+            EvaluationConfig(**options, dynamic=True)  # type: ignore[arg-type]
+    for name, value in (("dynamic_rule", "sgd"), ("dynamic_rate", 0.1), ("dynamic_steps", 5)):
+        with pytest.raises(UsageError, match=f"{name} does nothing without dynamic"):
+            EvaluationConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_of_a_run(small_run: charlstm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

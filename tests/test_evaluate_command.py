@@ -112,7 +112,7 @@ def test_texts_that_are_too_short(evaluate: Command, run: Path, tmp_path: Path) 
 
 def test_what_cannot_be(evaluate: Command, run: Path, other: Path) -> None:
     assert "top_k" in evaluate.fails(2, run, "--top-k", 0)
-    assert "dynamic_rate" in evaluate.fails(2, run, "--dynamic-rate", "nan")
+    assert "dynamic_rate" in evaluate.fails(2, run, "--dynamic", "--dynamic-rate", "nan")
     assert "leave out --windows" in evaluate.fails(2, run, "--dynamic", "--windows")
     command = ("--data", other, "--split", "all")
     other.write_text("Thé")

@@ -94,10 +94,14 @@ def test_sums_against_a_plain_loop(ops: Ops, kind: str) -> None:
     assert found.mean_max_posterior == pytest.approx(posterior.max(axis=1).mean(), rel=1e-12)
 
 
-def test_agreement_with_training_s_own_validation(ops: Ops, rng: np.random.Generator) -> None:
-    """Side by side, in chunks, and what the last piece is longer."""
+@pytest.mark.parametrize("logits", [1 << 24, 40])
+def test_agreement_with_training_s_own_validation(
+    logits: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Side by side, in chunks, and what the last piece is longer; with little memory for logits."""
+    monkeypatch.setattr("charlstm.evaluation.detailed.LOGITS", logits)
     tokens = rng.integers(0, 9, 2100)
-    model = LanguageModel(9, 4, 1, backend=ops, dtype="float64")
+    model = LanguageModel(9, 4, 1, backend="numpy", dtype="float64")
     lean, found = evaluate(model, tokens), measure(model, tokens)
     assert (found.tokens, found.characters, found.words) == (2099, 2099, 0)
     assert found.loss == pytest.approx(lean.loss, rel=1e-10)

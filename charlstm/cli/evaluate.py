@@ -54,8 +54,8 @@ def evaluate(
     charlstm evaluate runs/my-1 --json
     ```
 
-    Each figure comes with the interval that it lies in with 95 % confidence, by bootstrap over segments of the
-    text; a text of fewer than 4,000 characters is too short for one.
+    Each figure comes with its 95 % interval, by bootstrap over segments of the text; a text of fewer than 4,000
+    characters is too short for one.
 
     Parameters
     ----------
@@ -106,8 +106,8 @@ def _figures(found: DetailedEvaluation) -> Table:
 
 
 def _what(found: DetailedEvaluation) -> str:
-    text = f"{found.tokens:,} tokens, {found.characters:,} characters, {found.words:,} words"
-    return f"{text}, learned from while read" if found.config.dynamic else text
+    text = f"{found.tokens:,} tokens, {found.characters:,} characters, {found.words:,} words and line ends"
+    return f"{text},\nlearned from while read" if found.config.dynamic else text
 
 
 def _reliability(found: DetailedEvaluation) -> Table:

@@ -70,7 +70,7 @@ def _read_dynamically(
     model: CIFGModel, tokens: np.ndarray, place: Cut, segments: Segments, config: EvaluationConfig,
     training: np.ndarray | None,
 ) -> None:  # fmt: skip
-    _log.info("learning from one %d tokens after the other: this takes its time", config.dynamic_steps)
+    _log.info("reading in one go, %d tokens at a time, and learning from them", config.dynamic_steps)
     adapting = DynamicModel(model, config, training)
 
     def count(x: np.ndarray, targets: np.ndarray, state: State, starts: np.ndarray) -> State:
@@ -137,7 +137,7 @@ def score(ops: Ops, logits: Array, targets: Array) -> Scores:
     own = xp.take_along_axis(logits, targets[:, None], axis=1)
     before = xp.arange(logits.shape[1], dtype=targets.dtype)[None, :] < targets[:, None]
     more = (logits > own) | ((logits == own) & before)
-    rank = xp.sum(xp.astype(more, targets.dtype), axis=1)
+    rank = xp.sum(xp.astype(more, xp.uint8), axis=1, dtype=xp.int64)
     largest = xp.max(logits, axis=1, keepdims=True)
     sums = xp.sum(xp.exp(logits - largest), axis=1)
     nats = xp.log(sums) + (largest - own)[:, 0]

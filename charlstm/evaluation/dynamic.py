@@ -18,9 +18,6 @@ PLACES = 10  # of the training text that gradient statistics are gathered from
 PIECES = 50  # that are read in a row at each of them
 DAMPING = 0.3  # of the average root mean square: the paper's epsilon
 RATE = {"rms": 0.5, "sgd": 0.1}  # unless the configuration says otherwise
-NOTHING_DROPPED = {
-    "dropout": 0.0, "input_dropout": 0.0, "output_dropout": 0.0, "embedding_dropout": 0.0, "weight_drop": 0.0,
-}  # fmt: skip
 
 
 class DynamicModel:
@@ -40,9 +37,15 @@ class DynamicModel:
 
     def __init__(self, model: CIFGModel, config: EvaluationConfig, training: np.ndarray | None) -> None:
         """training: text that the model was trained on (N,), for the rule rms; DataError where there is none."""
-        self.model = CIFGModel(
-            model.output_size, replace(model.config, **NOTHING_DROPPED), backend=model.ops, seed=None
+        undropped = replace(
+            model.config,
+            dropout=0.0,
+            input_dropout=0.0,
+            output_dropout=0.0,
+            embedding_dropout=0.0,
+            weight_drop=0.0,
         )
+        self.model = CIFGModel(model.output_size, undropped, backend=model.ops, seed=None)
         weights = self.model.parameters.flat
         weights[...] = self._trained = model.parameters.flat
         rate = RATE[config.dynamic_rule] if config.dynamic_rate is None else config.dynamic_rate

@@ -18,9 +18,7 @@ MOST = 400  # segments of a text
 BINS = 10  # of the largest posterior, for calibration
 BLOCK = 1 << 20  # tokens that are decoded at once
 BIN_EDGES = np.linspace(0, 1, BINS + 1)
-_SPACE = np.array(
-    [chr(k).isspace() for k in range(0x3002)]
-)  # the last one is none, for all code points above
+_SPACE = np.array([chr(k).isspace() for k in range(0x3002)])  # the last is none, as are all above
 
 
 @dataclass(frozen=True)
