@@ -89,8 +89,7 @@ def evaluate(
 
 
 def _figures(found: DetailedEvaluation) -> Table:
-    size = found.characters // len(found.segments)
-    by = f"95 % intervals by bootstrap over {len(found.segments):,} segments of about {size:,} characters"
+    by = f"95 % intervals by bootstrap over {len(found.segments):,} segments of the text"
     if all(interval is None for interval in found.intervals.values()):
         by = "too short a text for intervals"
     table = Table("", "", "95 % interval", "", title=_what(found), caption=by, box=box.SIMPLE)
