@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         DivergedError,
         UsageError,
     )
-    from .evaluation import Evaluation
+    from .evaluation import DetailedEvaluation, Evaluation, EvaluationConfig
     from .generation import Completion
     from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier
     from .run import Run, load
@@ -56,7 +56,7 @@ _WHERE = {
     "errors": (
         "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
     ),
-    "evaluation": ("Evaluation",),
+    "evaluation": ("DetailedEvaluation", "Evaluation", "EvaluationConfig"),
     "generation": ("Completion",),
     "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier"),
     "run": ("Run", "load"),
@@ -74,7 +74,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
     "CharacterTokenizer", "CheckpointError", "Completion", "Config", "Corpus", "DataConfig", "DataError",
-    "DivergedError", "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
+    "DetailedEvaluation", "DivergedError", "Evaluation", "EvaluationConfig", "LanguageModel", "ModelConfig", "Ops",
+    "Penalties", "PretokenizedTokenizer", "Run",
     "SamplingConfig", "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
     "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
 ]  # fmt: skip

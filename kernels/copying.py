@@ -1,8 +1,8 @@
 """The longest stretches that one text has in common with another: a suffix automaton of the shorter one.
 
-The automaton (Blumer et al. 1985, "The smallest automaton recognizing the subwords of a text") has at most two states and three
-transitions for each character. A state's first transition lies in the state itself, further ones in a hash table, so that
-most characters of the longer text cost one look into memory.
+The automaton (Blumer et al. 1985, "The smallest automaton recognizing the subwords of a text") has at most two
+states and three transitions for each character. A state's first transition lies in the state itself, further ones in a
+hash table, so that most characters of the longer text cost one look into memory.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def _clone(states, keys, targets, before, state, new):
 def build(text, states, keys, targets, before, ends):
     """The suffix automaton of a text (n,) of symbols from 0 on; the number of its states.
 
-    Room: states (2n + 1, 6) of zeros, ends (n,) for the state of each prefix; keys, targets and before, a power of two longer
-    than 3n: the hash table, keys all -1.
+    Room: states (2n + 1, 6) of zeros, ends (n,) for the state of each prefix; keys, targets and before, a power of
+    two longer than 3n: the hash table, keys all -1.
     """
     count, last = 1, 0
     states[0, LENGTH], states[0, LINK], states[0, SYMBOL], states[0, CHAIN] = 0, -1, -1, -1

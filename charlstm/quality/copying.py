@@ -23,7 +23,7 @@ class Copying(NamedTuple):
 
 
 def copying(texts: Sequence[str], source: Iterable[str], at_least: int) -> Copying:
-    """How much of the texts is copied from a source that comes in pieces, in stretches of `at_least` characters or more.
+    """How much of the texts is copied from a source that comes in pieces, in stretches of so many characters or more.
 
     Takes time linear in both (a suffix automaton of the texts, which the source is read through), and memory for
     the texts alone: some 110 bytes a character.
@@ -35,7 +35,9 @@ def copying(texts: Sequence[str], source: Iterable[str], at_least: int) -> Copyi
     table = np.full(0x110000, -1, np.int32)
     table[alphabet] = np.arange(len(alphabet))
     # between two texts stands a symbol that the source has not
-    symbols = np.concatenate([np.append(table[part], len(alphabet)) for part in parts] or [np.empty(0, np.int32)])
+    symbols = np.concatenate(
+        [np.append(table[part], len(alphabet)) for part in parts] or [np.empty(0, np.int32)]
+    )
     n = len(symbols)
     states, ends = np.zeros((2 * n + 1, 6), np.int32), np.empty(n, np.int32)
     size = 1 << max(4, (3 * n).bit_length())

@@ -28,7 +28,7 @@ def real_words(texts: Iterable[str], known: Counter[str], at_least: int = 2) -> 
 
 
 def distinct(texts: Iterable[str], n: int) -> float | None:
-    """Different n-grams of words over all n-grams (Li et al. 2016, arXiv 1510.03055, section 5.2); None without any."""
+    """Different n-grams of words over all n-grams (Li et al. 2016, arXiv 1510.03055); None without any."""
     grams = [gram for text in texts for gram in _grams(words(text), n)]
     return len(set(grams)) / len(grams) if grams else None
 
@@ -55,7 +55,7 @@ def self_bleu(texts: Sequence[str]) -> float | None:
 
 
 def chrf(texts: Sequence[str], references: Sequence[str]) -> float:
-    """The mean chrF2 (Popovic 2015) of each text beside the reference that is nearest to it, 0 to 100, by sacrebleu."""
+    """The mean chrF2 (Popovic 2015) of each text beside the nearest reference, 0 to 100, by sacrebleu."""
     metric = _sacrebleu().CHRF()
     return float(np.mean([metric.sentence_score(text, references).score for text in texts]))
 
@@ -71,7 +71,8 @@ def _sacrebleu():  # type: ignore[no-untyped-def]
 def divergence(texts: Iterable[str], others: Iterable[str], n: int) -> float:
     """The Jensen-Shannon divergence of the texts' n-grams of characters from those of others, bits: 0 to 1."""
     counts = [
-        Counter(text[k : k + n] for text in part for k in range(len(text) - n + 1)) for part in (texts, others)
+        Counter(text[k : k + n] for text in part for k in range(len(text) - n + 1))
+        for part in (texts, others)
     ]
     grams = sorted(set(counts[0]) | set(counts[1]))
     if not all(map(len, counts)):

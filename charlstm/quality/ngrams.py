@@ -1,8 +1,8 @@
 """n-gram models of characters with interpolated modified Kneser-Ney smoothing: what a model must be better than.
 
-Chen & Goodman 1998, "An Empirical Study of Smoothing Techniques for Language Modeling", section 3: counts c of the highest
-order, below it the numbers of different symbols that precede a gram; three discounts by count; each order is interpolated
-with the next lower one, and the lowest with a uniform distribution over the V symbols.
+Chen & Goodman 1998, "An Empirical Study of Smoothing Techniques for Language Modeling", section 3: the highest
+order has counts, those below it the numbers of different symbols that precede a gram; there are three discounts by
+count; each order is interpolated with the next lower one, and the lowest with a uniform distribution.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ class _Order(NamedTuple):
 
     grams: np.ndarray  # (G,) sorted; a gram's number is its place here
     discounted: np.ndarray  # (G,) its count less the discount, over its context's total
-    starts: np.ndarray  # (C + 1,) where the grams of each context begin, a context being a gram of the order below
+    starts: (
+        np.ndarray
+    )  # (C + 1,) where the grams of each context begin, a context being a gram of the order below
     left: np.ndarray  # (C,) what the discounts leave to the order below; 1 for a context without grams
 
 
