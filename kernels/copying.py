@@ -1,8 +1,8 @@
 """The longest stretches that one text has in common with another: a suffix automaton of the shorter one.
 
 The automaton (Blumer et al. 1985, "The smallest automaton recognizing the subwords of a text") has at most two
-states and three transitions for each character. A state's first transition lies in the state itself, further ones in a
-hash table, so that most characters of the longer text cost one look into memory.
+states and three transitions for each character. A state's first transition lies in the state itself, further ones in
+a hash table, so that most characters of the longer text cost one look into memory.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import UsageError
 from ..evaluation import DetailedEvaluation, EvaluationConfig
 from ..run import Split, Which, load
 from .options import Backend, Json, Threads, Unknown, tell_unknown
+from .quality import TextQualityOptions, print_text_quality, without_effect
 
 FIGURES = (  # as they are printed: name, label, unit
     ("loss", "loss", "nats per token"),
@@ -39,6 +41,9 @@ def evaluate(
     on_unknown: Unknown | None = None,
     windows: Annotated[bool, Parameter(negative="")] = False,
     options: Annotated[EvaluationConfig | None, Parameter(name="*", negative="")] = None,
+    quality: Annotated[
+        TextQualityOptions | None, Parameter(name="*", negative="", group="Text quality")
+    ] = None,
     which: Which = "best",
     backend: Backend = "auto",
     threads: Threads = None,
@@ -50,6 +55,7 @@ def evaluate(
     charlstm evaluate runs/my-1                              # the text's last tenth
     charlstm evaluate runs/my-1 --data other.txt --split all
     charlstm evaluate runs/my-1 --dynamic                    # learns while it reads
+    charlstm evaluate runs/my-1 --text-quality               # what it writes, beside real text
     charlstm evaluate runs/my-1 --json
     ```
 
@@ -74,7 +80,12 @@ def evaluate(
     which
         Checkpoint to take.
     """
+    if quality is not None and not quality.text_quality and (useless := without_effect(quality)):
+        raise UsageError(f"--{useless[0]} does nothing without --text-quality")
     loaded = load(run, backend, which=which, threads=threads)
+    if quality is not None and quality.text_quality:
+        print_text_quality(loaded, data, quality, json_output)
+        return
     corpus = loaded.corpus(data, encoding=encoding, on_unknown=on_unknown)
     tell_unknown(loaded.tokenizer, corpus.unknown, on_unknown or loaded.data_config.on_unknown)
     given = dataclasses.asdict(options if options is not None else EvaluationConfig())

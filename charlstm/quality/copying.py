@@ -22,19 +22,19 @@ class Copying(NamedTuple):
     at_least: int
 
 
-def copying(texts: Sequence[str], source: Iterable[str], at_least: int) -> Copying:
-    """How much of the texts is copied from a source that comes in pieces, in stretches of so many characters or more.
+def copying(groups: Sequence[Sequence[str]], source: Iterable[str], at_least: int) -> list[Copying]:
+    """How much each group of texts has copied from a source that comes in pieces.
 
-    Takes time linear in both (a suffix automaton of the texts, which the source is read through), and memory for
-    the texts alone: some 110 bytes a character.
+    Takes time linear in all of them (a suffix automaton of the texts, which the source is read through once), and
+    memory for the texts alone: some 110 bytes a character.
     """
     from ..kernels import copying as kernels
 
-    parts = [_codes(text) for text in texts]
+    parts = [_codes(text) for group in groups for text in group]
     alphabet = np.unique(np.concatenate([*parts, np.empty(0, np.uint32)]))
     table = np.full(0x110000, -1, np.int32)
     table[alphabet] = np.arange(len(alphabet))
-    # between two texts stands a symbol that the source has not
+    # behind each text stands a symbol that the source has not
     symbols = np.concatenate(
         [np.append(table[part], len(alphabet)) for part in parts] or [np.empty(0, np.int32)]
     )
@@ -50,14 +50,17 @@ def copying(texts: Sequence[str], source: Iterable[str], at_least: int) -> Copyi
             state, length = kernels.follow(read, states, keys, targets, state, length)
     matched = np.zeros(n, np.int32)
     kernels.matches(states, np.argsort(states[:, 0], kind="stable"), ends, matched)
-    return _summed_up("\0".join([*texts, ""]), matched, sum(map(len, texts)), at_least)
+    sizes = [sum(len(text) + 1 for text in group) for group in groups]
+    found = np.split(matched, np.cumsum(sizes)[:-1])
+    return [_summed_up(group, part, at_least) for group, part in zip(groups, found, strict=True)]
 
 
 def _codes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
-def _summed_up(text: str, matched: np.ndarray, characters: int, at_least: int) -> Copying:
+def _summed_up(texts: Sequence[str], matched: np.ndarray, at_least: int) -> Copying:
+    characters = len(matched) - len(texts)
     if not characters:
         return Copying(0, "", 0.0, at_least)
     edges = np.zeros(len(matched) + 1, np.int64)  # +1 where a stretch begins, -1 behind its end
@@ -67,4 +70,5 @@ def _summed_up(text: str, matched: np.ndarray, characters: int, at_least: int) -
     copied = np.count_nonzero(np.cumsum(edges[:-1]) > 0)
     last = int(np.argmax(matched))
     longest = int(matched[last])
-    return Copying(longest, text[last + 1 - longest : last + 1], copied / characters, at_least)
+    stretch = "\0".join(texts)[last + 1 - longest : last + 1]
+    return Copying(longest, stretch, copied / characters, at_least)
