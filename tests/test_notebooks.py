@@ -20,6 +20,7 @@ def test_notebook(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     monkeypatch.setenv("CHARLSTM_QUICK", "1")  # what the notebooks' cells of parameters read
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where they keep runs
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert all(cell.execution_count for cell in code)
