@@ -35,8 +35,8 @@ def _block(lines: list[str]) -> Iterator[str]:
     elif (len(lines) > 1 and ROW.fullmatch(lines[0])) or all(ROW.fullmatch(line) for line in lines):
         yield from _table(lines)
     else:
-        first = lines[0].removesuffix("::") + (":" if lines[0].endswith("::") else "")
-        yield from map(_escaped, [first, *lines[1:]])
+        # an indented block brings its own "::"
+        yield from map(_escaped, [*lines[:-1], re.sub("::$", ":", lines[-1])])
 
 
 def _table(lines: list[str]) -> Iterator[str]:

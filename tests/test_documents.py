@@ -57,7 +57,8 @@ def test_docstrings_become_restructuredtext(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(ROOT / "docs")
     from docstrings import to_rst  # type: ignore[import-not-found]
 
-    docstring = """|c_t| is at most 1::
+    docstring = """Of the cell
+|c_t| is at most 1::
 
     c = 1
     *code* as it stands
@@ -70,7 +71,7 @@ emit   "every" or "last"
 2
 """
     assert to_rst(docstring.split("\n")) == [
-        r"\|c\_t\| is at most 1:", "",
+        "Of the cell", r"\|c\_t\| is at most 1:", "",
         "::", "", "    c = 1", "    *code* as it stands", "",
         "``x``", "    what is read,", r"    of two \* three `numbers`", "``emit``", '    "every" or "last"', "",
         ">>> 1 + 1", "2", "",
