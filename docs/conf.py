@@ -105,8 +105,9 @@ def _process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, l
 
 
 def _skip_member(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out what a named tuple says of its fields, which is nothing."""
-    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+    """Leave out what other libraries add to classes, and what Python says of a named tuple's fields: nothing."""
+    foreign = callable(obj) and not str(getattr(obj, "__module__", "charlstm")).startswith("charlstm")
+    return True if foreign or str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def setup(app: Any) -> None:
