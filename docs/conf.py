@@ -61,9 +61,10 @@ LINK = re.compile(r"(?<=\]\()([\w./-]+)")  # to a file, in Markdown
 def _public_names() -> str:
     """Markdown for everything that `charlstm` gives, module by module."""
     lines = []
-    for module in [*TITLES, *sorted(set(charlstm._WHERE) - set(TITLES))]:
+    order = [*TITLES, *sorted(charlstm._WHERE)]
+    for module in sorted(charlstm._WHERE, key=order.index):
         lines += ["", f"## {TITLES.get(module, module.replace('_', ' ').capitalize())}", "", "```{eval-rst}"]
-        for name in charlstm._WHERE.get(module, ()):
+        for name in charlstm._WHERE[module]:
             value = getattr(charlstm, name)
             kind = "class" if inspect.isclass(value) else "function" if callable(value) else "data"
             lines.append(f".. auto{kind}:: charlstm.{name}")

@@ -203,7 +203,7 @@ def draw(folder: Path = IMAGES) -> list[Path]:
     paths = []
     for name, figure in FIGURES.items():
         path = folder / f"theory-{name}.svg"
-        with rc_context(STYLE):  # type: ignore[arg-type]
+        with rc_context(STYLE):
             figure().savefig(path, metadata={"Date": None})
         paths.append(path)
     return paths
