@@ -69,7 +69,11 @@ def check_not_negative(config: Any, *names: str) -> None:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as "16s", "5m", "2h" or "90"."""
+    """Seconds of a duration such as "16s", "5m", "2h" or "90".
+
+    >>> parse_duration("1.5h")
+    5400.0
+    """
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
     try:

@@ -38,6 +38,10 @@ def get_ops(name: str | Ops = "auto", threads: int | None = None) -> Ops:
     "auto" takes cupy where there is a GPU that it can use, then numba, then numpy. `threads`
     limits the threads of the host; None reads CHARLSTM_NUM_THREADS, else takes every usable core.
     Raises UsageError for an unknown name and BackendError for one that cannot run here.
+
+    >>> ops = get_ops("numpy", threads=1)
+    >>> ops.softmax(ops.asarray([[0.0, 0.0, 0.0, 0.0]])).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
     """
     if isinstance(name, Ops):
         return name

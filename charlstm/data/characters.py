@@ -17,7 +17,14 @@ CODE_POINTS = 0x110000
 
 
 class CharacterTokenizer(Tokenizer):
-    """A vocabulary of single characters (Unicode code points), numbered in the order given."""
+    """A vocabulary of single characters (Unicode code points), numbered in the order given.
+
+    >>> tokenizer = CharacterTokenizer.from_text("hello")
+    >>> tokenizer.encode("hole").tolist(), tokenizer.vocabulary
+    ([1, 3, 2, 0], ('e', 'h', 'l', 'o'))
+    >>> tokenizer.decode([1, 0, 2, 2, 3])
+    'hello'
+    """
 
     kind: ClassVar[TokenizerKind] = "characters"
     unit = "character"

@@ -24,6 +24,10 @@ class WordTokenizer(Tokenizer):
     The rules are those that torchtext calls basic English: lower case; apostrophes, full stops, commas,
     round brackets, exclamation and question marks are words of their own; double quotes are left out;
     semicolons, colons and `<br />` are spaces. Decoded words stand between single spaces.
+
+    >>> tokenizer = WordTokenizer.build(DataConfig(tokenizer="words", min_count=1), ["It's late.\\n"])
+    >>> tokenizer.decode(tokenizer.encode("Is it late?"))
+    '<unk> it late <unk>'
     """
 
     kind: ClassVar[TokenizerKind] = "words"

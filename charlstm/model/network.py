@@ -279,8 +279,11 @@ class CIFGModel:
 class LanguageModel(CIFGModel):
     """A network that reads tokens and gives the posterior of the next one at every step.
 
-        model = LanguageModel(vocab_size=65, hidden_size=256, num_layers=2)
-        loss, gradients, state = model.loss_and_gradients(tokens, targets)
+    >>> model = LanguageModel(vocab_size=65, hidden_size=16, num_layers=2, backend="numpy")
+    >>> tokens = np.arange(30).reshape(10, 3)  # (T, B)
+    >>> loss, gradients, state = model.loss_and_gradients(tokens, tokens + 1)
+    >>> gradients["cifg.1.R"].shape, state.h.shape
+    ((16, 48), (2, 3, 16))
 
     The keywords are those of `ModelConfig` and `CIFGModel`; there is no dropout unless asked for.
     `options`: its further ones, such as variational, weight_drop, tied_embeddings.
