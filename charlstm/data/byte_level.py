@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import re
 from abc import abstractmethod
 from collections import Counter
@@ -27,6 +28,10 @@ class ByteLevelTokenizer(Tokenizer):
     @abstractmethod
     def _join(self, ids: Any) -> bytes:
         """The bytes of token ids (N,)."""
+
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each token, in the order of their ids."""
+        return [self._join([k]) for k in range(len(self))]
 
     def decode(self, ids: Any) -> str:
         return self._join(ids).decode("utf-8", self._undecodable)
@@ -61,6 +66,11 @@ class _ByteDecoder(Decoder):
 
     def feed(self, ids: Any) -> str:
         return self._decoder.decode(self._join(ids))
+
+    def copy(self) -> Decoder:
+        other = copy.copy(self)
+        other._decoder = copy.copy(self._decoder)
+        return other
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
