@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 from ..data import CharacterTokenizer, Tokenizer, WordTokenizer
 from ..data.byte_level import ByteLevelTokenizer
 from ..errors import UsageError
-from .expressions import MAX_STATES, automaton, shown
+from .expressions import automaton, shown
 from .utf8 import over_bytes
 
 MAX_ENTRIES = 1 << 26  # of `Constraint.next`: 256 MiB
@@ -40,7 +39,7 @@ def constraint(pattern: str, tokenizer: Tokenizer, prompt: str = "") -> Constrai
     end within a character, but have to make well-formed UTF-8. Syntax, flags and
     character classes are those of `re`; see `expressions.automaton` for what is left out.
 
-    Raises UsageError for an expression that cannot be read or followed, is too large (MAX_STATES
+    Raises UsageError for an expression that cannot be read or followed, is too large (`expressions.MAX_STATES`
     states, MAX_ENTRIES entries of `next`), or that no text matches: none at all, or none of this vocabulary.
     """
     characters = automaton(pattern)
@@ -84,8 +83,8 @@ def _hint(tokenizer: Tokenizer, prompt: str) -> str:
 def _check_size(pattern: str, states: int, tokens: int) -> None:
     if states * tokens > MAX_ENTRIES:
         raise UsageError(
-            f"the regular expression {shown(pattern)} needs {states:,} states (at most {MAX_STATES:,}) for {tokens:,} "
-            f"tokens, a table of more than {MAX_ENTRIES * 4 >> 20} MiB: use smaller counts or narrower classes"
+            f"the regular expression {shown(pattern)} needs {states:,} states for {tokens:,} tokens, a table of more "
+            f"than {MAX_ENTRIES * 4 >> 20} MiB: use smaller counts or narrower classes"
         )
 
 
@@ -112,7 +111,9 @@ def _after_tokens(step: np.ndarray, spelling: list[tuple[int, ...]]) -> np.ndarr
     states, before = [np.arange(S, dtype=np.int32)], ()  # after each of the first symbols of the token before
     for token in sorted(range(len(spelling)), key=spelling.__getitem__):
         symbols = spelling[token]
-        common = len(os.path.commonprefix([symbols, before]))
+        common = 0
+        while common < min(len(symbols), len(before)) and symbols[common] == before[common]:
+            common += 1
         del states[common + 1 :]
         for symbol in symbols[common:]:
             states.append(table[symbol].take(states[-1]))

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -135,7 +135,7 @@ class _Network:
                 return self._repeat(*argument, start, flags)
             case "AT":
                 return self._anchor(str(argument), start, flags)
-        self._refuse(_UNSUPPORTED.get(op, op))
+        raise self._refused(_UNSUPPORTED.get(op, op))
 
     def _repeat(self, least: Any, most: Any, items: Any, start: int, flags: int) -> int:
         for _ in range(least):
@@ -156,15 +156,15 @@ class _Network:
 
     def _anchor(self, name: str, start: int, flags: int) -> int:
         if name not in _ANCHORS:
-            self._refuse(r"a word boundary, \b or \B,")
+            raise self._refused(r"a word boundary, \b or \B,")
         if flags & re.MULTILINE and name in ("AT_BEGINNING", "AT_END"):
-            self._refuse(f"{_ANCHORS[name]} under the flag m, which asks what stands in other lines,")
+            raise self._refused(f"{_ANCHORS[name]} under the flag m, which asks what stands in other lines,")
         end = self._node()
         self.asking[start].append((_ANCHORS[name], end))
         return end
 
-    def _refuse(self, construct: str) -> NoReturn:
-        raise UsageError(
+    def _refused(self, construct: str) -> UsageError:
+        return UsageError(
             f"{construct} cannot be followed while text is drawn: write {shown(self._pattern)} without it"
         )
 

@@ -13,10 +13,10 @@ class StopStrings:
     """Passes on the text that comes before the first stop string, piece by piece.
 
     The first one is the one that starts first in the whole text, as `str.find` would say; of
-    those that start there it is the shortest. What might still become a stop string is held back until that is decided:
-    of the stops "abcd" and "bc", "bc" ends a text that goes on "abc", but only once no "d" follows. Pieces may be cut
-    anywhere. Takes time linear in the text (Aho and Corasick 1975, "Efficient string matching"), and
-    memory for the longest stop string.
+    those that start there it is the shortest. What might still become a stop string is held back until
+    that is decided: of "abcd" and "bc", "bc" ends a text that goes on "abc", but only once no "d"
+    follows. Pieces may be cut anywhere. Takes time linear in the text (Aho and Corasick 1975,
+    "Efficient string matching"), and memory for the longest stop string.
 
     stopped  the stop string that ended the text, once it is decided; None before
     """

@@ -50,7 +50,7 @@ class _Bytes:
         return [*levels, classes]
 
     def build(self) -> tuple[np.ndarray, np.ndarray]:
-        S, C = self._characters.next.shape
+        S = self._count
         by_class = np.concatenate([self._characters.next, np.full((S, 1), -1, np.int32)], axis=1)
         start = np.full((S, 256), -1, dtype=np.int32)
         start[:, :0x80] = by_class[:, self._classes[:0x80]]
