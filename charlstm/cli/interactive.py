@@ -15,7 +15,7 @@ from ..config import OnUnknown, SamplingConfig
 from ..data import Decoder
 from ..data.byte_level import ByteLevelTokenizer
 from ..errors import DataError, DivergedError, UsageError
-from ..generation import PROMPT_CHUNK
+from ..generation.reading import read
 from ..run import Run
 from ..wording import printable
 from .options import tell_unknown
@@ -181,9 +181,8 @@ class _Writing:
 
     def _read(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         """The logits (V,) and the state after tokens (N,)."""
-        for first in range(0, len(ids), PROMPT_CHUNK):
-            logits, state = self._model.forward(ids[first : first + PROMPT_CHUNK, np.newaxis], state)
-        last = self._model.ops.to_numpy(logits[-1, 0, ...])
+        logits, state = read(self._model, ids, state)
+        last = self._model.ops.to_numpy(logits)[0]
         if not np.isfinite(last).all():
             raise DivergedError("the model's logits are not finite: its weights are unusable")
         return last, state

@@ -13,8 +13,8 @@ from ..config import OnUnknown
 from ..data import Decoder, Tokenizer
 from ..errors import DivergedError, UsageError
 from ..model import CIFGModel
-from . import _read
 from .constraint import Constraint
+from .reading import read
 from .stops import StopStrings
 
 
@@ -138,7 +138,7 @@ class _Search:
 
     def run(self, model: CIFGModel, ids: np.ndarray) -> None:
         ops, live = model.ops, self._first
-        logits, (h, c) = _read(model, ids)
+        logits, (h, c) = read(model, ids)
         weights = model.step_weights()
         for step in range(1, self._length + 1):
             found = self._candidates(live, ops.to_numpy(logits), step)
@@ -188,7 +188,7 @@ class _Search:
         return cannot
 
     def _score(self, log_probability: float, tokens: int) -> float:
-        return log_probability / ((5 + tokens) / 6) ** self._penalty
+        return log_probability / float(((5 + tokens) / 6) ** self._penalty)
 
     def _cannot_improve(self, log_probability: float) -> bool:
         """Whether no text that goes on from a beginning of this probability gets into the full pool."""

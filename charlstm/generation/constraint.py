@@ -108,7 +108,8 @@ def _after_tokens(step: np.ndarray, spelling: list[tuple[int, ...]]) -> np.ndarr
     table = np.concatenate([step, np.full((1, step.shape[1]), S, dtype=np.int32)]).T.copy()
     table[table < 0] = S  # nothing leads out of the last state
     after = np.empty((len(spelling), S), dtype=np.int32)
-    states, before = [np.arange(S, dtype=np.int32)], ()  # after each of the first symbols of the token before
+    states = [np.arange(S, dtype=np.int32)]  # after each of the first symbols of the token before
+    before: tuple[int, ...] = ()
     for token in sorted(range(len(spelling)), key=spelling.__getitem__):
         symbols = spelling[token]
         common = 0

@@ -132,7 +132,8 @@ class _Network:
                     self.silent[self._sequence(items, start, flags)].append(end)
                 return end
             case "MAX_REPEAT" | "MIN_REPEAT":
-                return self._repeat(*argument, start, flags)
+                least, most, items = argument
+                return self._repeat(least, most, items, start, flags)
             case "AT":
                 return self._anchor(str(argument), start, flags)
         raise self._refused(_UNSUPPORTED.get(op, op))
