@@ -130,9 +130,7 @@ class _Search:
         self._beams, self._length, self._penalty = beams, length, penalty
         self._constraint = constraint
         self._first = _Beams(np.zeros(1), np.zeros(1, dtype=np.int64), [] if watch is None else [watch])
-        self._history: list[
-            tuple[np.ndarray, np.ndarray]
-        ] = []  # parents and tokens of the beams of each step
+        self._history: list[tuple[np.ndarray, np.ndarray]] = []  # parents and tokens of each step's beams
         self._arrivals = 0
         self.pool: list[_Ended] = []  # the best that ended, the best first
 

@@ -21,6 +21,7 @@ from ..errors import UsageError
 
 MAX_STATES = 20_000  # of any automaton that is made of an expression
 MAX_NODES = 100_000  # of the network that an expression becomes
+MAX_LEAVES = 1000  # different classes and characters in it: each class is looked for in all of Unicode
 MAX_VISITS = 3_000_000  # to nodes and edges while states are made: a few seconds
 CODE_POINTS = 0x110000
 _FREE, _LAST_LINE_END, _ENDED = range(3)  # what may still be read: anything, one line feed, nothing
@@ -73,7 +74,7 @@ def automaton(pattern: str) -> Automaton:
 def _too_large(pattern: str) -> UsageError:
     return UsageError(
         f"the regular expression {shown(pattern)} is too large for an automaton of {MAX_STATES:,} states: "
-        "use smaller counts, and fewer of them inside of each other"
+        "use smaller counts, fewer of them inside of each other, and fewer different classes"
     )
 
 
@@ -109,6 +110,8 @@ class _Network:
         return len(self.silent) - 1
 
     def _leaf(self, expression: str) -> int:
+        if len(self.leaves) > MAX_LEAVES:
+            raise _too_large(self._pattern)
         return self.leaves.setdefault(expression, len(self.leaves))
 
     def _sequence(self, items: Iterable[tuple[Any, Any]], start: int, flags: int) -> int:

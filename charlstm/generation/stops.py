@@ -16,7 +16,7 @@ class StopStrings:
     those that start there it is the shortest. What might still become a stop string is held back until
     that is decided: of "abcd" and "bc", "bc" ends a text that goes on "abc", but only once no "d"
     follows. Pieces may be cut anywhere. Takes time linear in the text (Aho and Corasick 1975,
-    "Efficient string matching"), and memory for the longest stop string.
+    "Efficient string matching"), and memory for the stop strings.
 
     stopped  the stop string that ended the text, once it is decided; None before
     """

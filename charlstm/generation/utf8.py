@@ -15,8 +15,8 @@ _LENGTHS = ((0xC0, 32, 1 << 6, 0x80), (0xE0, 16, 1 << 12, 0x800), (0xF0, 8, 1 <<
 def over_bytes(pattern: str, characters: Automaton) -> tuple[np.ndarray, np.ndarray]:
     """`next` (S, 256) int32 and `final` (S,) of an automaton over well-formed UTF-8; state 0 is the start.
 
-    The states of the automaton over characters come first, in their order; then those within a character. Raises
-    UsageError where there are more than MAX_STATES.
+    The states of the automaton over characters come first, in their order; then those within a
+    character. Raises UsageError where there are more than MAX_STATES.
     """
     return _Bytes(pattern, characters).build()
 
