@@ -29,15 +29,15 @@ class ByteLevelTokenizer(Tokenizer):
     def _join(self, ids: Any) -> bytes:
         """The bytes of token ids (N,)."""
 
-    def token_bytes(self) -> list[bytes]:
-        """The bytes of each token, in the order of their ids."""
-        return [self._join([k]) for k in range(len(self))]
-
     def decode(self, ids: Any) -> str:
         return self._join(ids).decode("utf-8", self._undecodable)
 
     def decoder(self, prompt: str = "") -> Decoder:
         return _ByteDecoder(self, "replace")
+
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each token, in the order of their ids."""
+        return [self._join([k]) for k in range(len(self))]
 
     def characters(self, ids: np.ndarray) -> int:
         decoder = _ByteDecoder(self, self._undecodable)
