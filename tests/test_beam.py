@@ -47,36 +47,47 @@ def exhaustive(
     stop: str | None = None,
     pattern: str | None = None,
 ) -> list[Hypothesis]:
-    """Every text, scored; those that a stop string or the pattern ends earlier in their place."""
+    """Every text, scored; those that a stop string or the pattern ends earlier in their place.
+
+    To end a match that could go on takes a token that does not go on.
+    """
 
     def text_of(tokens: tuple[int, ...]) -> str:
         decoder = tokenizer.decoder(prompt)
         return decoder.feed(list(tokens)) + decoder.finish()
 
     every = [
-        tokens for n in range(1, length + 1) for tokens in itertools.product(range(len(tokenizer)), repeat=n)
+        tokens for n in range(length + 1) for tokens in itertools.product(range(len(tokenizer)), repeat=n)
     ]
     stopped = {tokens for tokens in every if stop is not None and stop in text_of(tokens)}
     matched = {tokens for tokens in every if pattern is None or re.fullmatch(pattern, text_of(tokens))}
     open_texts = {
         tokens[:n] for tokens in matched for n in range(len(tokens))
     }  # some match goes on from here
+    onward = matched | open_texts
     found = []
     ids = tokenizer.encode(prompt) if prompt else np.array([tokenizer.start_token])
     log_p_of: dict[tuple[int, ...], float] = {}
     for n in range(1, length + 1):
         texts = [tokens for tokens in every if len(tokens) == n]
         log_p_of.update(zip(texts, log_probabilities(model, ids, texts).tolist(), strict=True))
+    log_p_of[()] = 0.0
     for tokens in every:
         if any(tokens[:n] in stopped for n in range(len(tokens))):
             continue
         if tokens in stopped and (tokens in matched or tokens in open_texts):
             text, finished = text_of(tokens)[: text_of(tokens).find(stop or "")], True
-        elif tokens in matched and tokens not in open_texts and (pattern or len(tokens) == length):
+            log_p = log_p_of[tokens]
+        elif tokens in matched and (pattern or len(tokens) == length):
             text, finished = text_of(tokens), pattern is not None
+            log_p = log_p_of[tokens]
+            if tokens in open_texts:
+                left = [(*tokens, v) for v in range(len(tokenizer)) if (*tokens, v) not in onward]
+                if not left:
+                    continue
+                log_p = float(np.log(np.exp([log_p_of[longer] for longer in left]).sum()))
         else:
             continue
-        log_p = log_p_of[tokens]
         found.append(Hypothesis(text, log_p, log_p / ((5 + len(tokens)) / 6) ** penalty, finished))
     return sorted(found, key=lambda hypothesis: -hypothesis.score)
 
@@ -99,13 +110,14 @@ def test_with_many_beams_it_is_exhaustive_search(
     model, length = make(ops), 4
     expected = exhaustive(model, tokenizer, prompt, length, penalty, stop, pattern)
     found = beam_search(
-        model, tokenizer, prompt, beams=3**length, length=length, length_penalty=penalty,
+        model, tokenizer, prompt, beams=150, length=length, length_penalty=penalty,
         stop=() if stop is None else [stop],
         constraint=None if pattern is None else constraint(pattern, tokenizer, prompt),
     )  # fmt: skip
     assert [(h.text, h.finished) for h in found] == [(h.text, h.finished) for h in expected]
     np.testing.assert_allclose([h[1:3] for h in found], [h[1:3] for h in expected], rtol=1e-10)
     if not stop and not pattern:
+        assert len(found) == 81
         assert np.exp([h.log_probability for h in found]).sum() == pytest.approx(1)
 
 
@@ -181,6 +193,19 @@ def test_it_stops_early_where_nothing_can_improve(monkeypatch: pytest.MonkeyPatc
     assert len(steps) < 5
 
 
+def test_to_end_where_one_could_go_on_has_a_probability() -> None:
+    model = make(V=3)
+    found = beam_search(
+        model, CHARACTERS, "b", beams=9, length=5, length_penalty=0.0, constraint=constraint("a*", CHARACTERS)
+    )
+    logits, _ = model.forward(CHARACTERS.encode("b")[:, np.newaxis])
+    posterior = model.ops.softmax(logits[-1])[0]
+    of_text = {h.text: h.log_probability for h in found}
+    assert of_text.keys() == {"a" * n for n in range(6)}
+    assert of_text[""] == pytest.approx(np.log(posterior[1] + posterior[2]))
+    assert np.exp(list(of_text.values())).sum() == pytest.approx(1)
+
+
 def test_bytes_of_a_character_come_together() -> None:
     model = make(V=256)
     found = beam_search(
@@ -197,7 +222,9 @@ def test_what_the_constraint_leaves() -> None:
     assert beam_search(model, CHARACTERS, "a", constraint=constraint("", CHARACTERS), **keywords) == [
         Hypothesis("", 0.0, 0.0, True)
     ]
-    (only,) = beam_search(model, CHARACTERS, "a", constraint=constraint("(ab)*", CHARACTERS), **keywords)
+    (only,) = beam_search(
+        model, CHARACTERS, "a", constraint=constraint("abc?", CHARACTERS), **keywords | {"length": 2}
+    )
     assert (only.text, only.finished) == ("ab", True)
     with pytest.raises(UsageError, match=r"takes 4 tokens or more.*--length"):
         beam_search(model, CHARACTERS, "a", constraint=constraint("a{4}", CHARACTERS), **keywords)

@@ -17,6 +17,8 @@ from .constraint import Constraint
 from .reading import read
 from .stops import StopStrings
 
+OVER = -1  # in place of a token: the text ends before it
+
 
 class Hypothesis(NamedTuple):
     """A text that a search found."""
@@ -24,7 +26,7 @@ class Hypothesis(NamedTuple):
     text: str
     """What follows the prompt, without the stop string that ended it."""
     log_probability: float
-    """Of its tokens, in nats; those of the stop string included."""
+    """In nats: of its tokens, those of the stop string included, and of ending where the constraint left a choice."""
     score: float
     """Its log-probability over the length penalty: the larger, the better."""
     finished: bool
@@ -37,9 +39,9 @@ class _Ended(NamedTuple):
     cost: float  # its score, negated
     arrival: int
     log_probability: float
-    step: int  # of its last token
-    parent: int  # the beam that the last token followed
-    token: int
+    step: int  # at which it ended
+    parent: int  # the beam that `token` followed
+    token: int  # or OVER
     finished: bool
 
 
@@ -68,7 +70,7 @@ class _Candidates(NamedTuple):
 
     log_probability: np.ndarray  # (N,) float64
     parents: np.ndarray  # (N,): beams
-    tokens: np.ndarray  # (N,)
+    tokens: np.ndarray  # (N,), or OVER
     states: np.ndarray  # (N,): of the constraint, after the token
     watches: list[_Watch]
     ended: np.ndarray  # (N,) bool
@@ -93,7 +95,8 @@ def beam_search(
     equation 14 without coverage): 0 compares probabilities, larger values favour longer texts. It ends
 
     - with a stop string, found in the text as `StopStrings` does, and left out of it;
-    - where the constraint has matched as a whole, and no token leads on to another match within `length`;
+    - where the constraint has matched as a whole: to end there has the probability of all tokens that do not
+      lead on to another match within `length`, as if the model had left the constraint with one of them;
     - at `length` tokens, which under a constraint are a whole match as well.
 
     With as many beams as there are texts this is exhaustive search. Of equally probable ways to go on,
@@ -156,25 +159,34 @@ class _Search:
 
     def _candidates(self, live: _Beams, logits: np.ndarray, step: int) -> _Candidates:
         """Twice as many ways to go on as there are beams, since some of them may end here."""
-        total = live.log_probability[:, np.newaxis] + _log_softmax(logits)
+        logarithms = _log_softmax(logits)
         if self._constraint is not None:
-            after = self._constraint.next[live.states]
-            within = self._constraint.distance[after] <= self._length - step
-            total = np.where((after >= 0) & within, total, -np.inf)
-        best = _largest(total.reshape(-1), 2 * self._beams)
-        parents, tokens = np.divmod(best, total.shape[1])
-        ended = np.full(len(best), step == self._length)
+            logarithms = self._constrained(logarithms, live.states, step)
+        total = (live.log_probability[:, np.newaxis] + logarithms).reshape(-1)
+        best = _largest(total, 2 * self._beams)
+        parents, tokens = np.divmod(best, logarithms.shape[1])
+        tokens[tokens == logits.shape[1]] = OVER
+        ended = (tokens == OVER) | (step == self._length)
         states = live.states[parents]
         if self._constraint is not None:
-            states = after[parents, tokens]
+            states = np.where(tokens == OVER, states, self._constraint.next[states, tokens])
             ended |= self.cannot_go_on(states, step)
         watches: list[_Watch] = []
         if live.watches:
-            watches = [
-                live.watches[b].after(v) for b, v in zip(parents.tolist(), tokens.tolist(), strict=True)
-            ]
+            chosen = zip(parents.tolist(), tokens.tolist(), strict=True)
+            watches = [live.watches[b] if v == OVER else live.watches[b].after(v) for b, v in chosen]
             ended |= np.array([watch.stops.stopped is not None for watch in watches])
-        return _Candidates(total.reshape(-1)[best], parents, tokens, states, watches, ended)
+        return _Candidates(total[best], parents, tokens, states, watches, ended)
+
+    def _constrained(self, logarithms: np.ndarray, states: np.ndarray, step: int) -> np.ndarray:
+        """Log-probabilities (B, V + 1) of what is allowed in states (B,); those to end in the last column."""
+        assert self._constraint is not None
+        after = self._constraint.next[states]
+        allowed = (after >= 0) & (self._constraint.distance[after] <= self._length - step)
+        outside = np.where(allowed, 0, np.exp(logarithms)).sum(axis=1) * self._constraint.final[states]
+        with np.errstate(divide="ignore"):
+            ending = np.log(outside)
+        return np.concatenate([np.where(allowed, logarithms, -np.inf), ending[:, np.newaxis]], axis=1)
 
     def cannot_go_on(self, states: np.ndarray, step: int) -> np.ndarray:
         """Whether no token leads from states (N,) of the constraint to a match within the length, (N,)."""
@@ -196,15 +208,15 @@ class _Search:
     def _end(self, found: _Candidates, step: int) -> None:
         """Take those that end at this step into the pool."""
         for k in np.flatnonzero(found.ended):
-            log_p = float(found.log_probability[k])
+            log_p, token = float(found.log_probability[k]), int(found.tokens[k])
             stopped = bool(found.watches) and found.watches[k].stops.stopped is not None
             ended = _Ended(
-                cost=-self._score(log_p, step),
+                cost=-self._score(log_p, step - (token == OVER)),
                 arrival=self._arrivals,
                 log_probability=log_p,
                 step=step,
                 parent=int(found.parents[k]),
-                token=int(found.tokens[k]),
+                token=token,
                 finished=stopped or self._constraint is not None,
             )
             insort(self.pool, ended)
@@ -213,7 +225,7 @@ class _Search:
 
     def hypothesis(self, ended: _Ended, start: _Watch) -> Hypothesis:
         """The text of a hypothesis, from the start of the search."""
-        tokens, beam = [ended.token], ended.parent
+        tokens, beam = [] if ended.token == OVER else [ended.token], ended.parent
         for parents, chosen in reversed(self._history[: ended.step - 1]):
             tokens.append(int(chosen[beam]))
             beam = int(parents[beam])
