@@ -16,7 +16,7 @@ from .config import Config, DataConfig, OnUnknown
 from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
 from .evaluation import DetailedEvaluation, EvaluationConfig, joined, measure
-from .generation import Completion, complete, generate_many
+from .generation import Completion, Hypothesis, beam_search, complete, constraint, generate_many
 from .model import CIFGModel
 from .options import from_dict
 from .sampling import SamplingConfig
@@ -86,6 +86,27 @@ class Run:
         """
         config = from_dict(SamplingConfig, sampling, "complete")
         return complete(self.model, self.tokenizer, prompts, config, on_unknown, alternatives)
+
+    def beam_search(
+        self,
+        prompt: str = "",
+        *,
+        beams: int = 4,
+        length: int = SamplingConfig.length,
+        length_penalty: float = 0.6,
+        stop: Sequence[str] = (),
+        regex: str | None = None,
+        on_unknown: OnUnknown = "error",
+    ) -> list[Hypothesis]:
+        """The most probable texts after a prompt that a beam search finds, the best first.
+
+        See `charlstm.generation.beam_search`, which says what is raised as well.
+        """
+        constrained = None if regex is None else constraint(regex, self.tokenizer, prompt)
+        return beam_search(
+            self.model, self.tokenizer, prompt, beams=beams, length=length, length_penalty=length_penalty,
+            stop=stop, constraint=constrained, on_unknown=on_unknown,
+        )  # fmt: skip
 
     def evaluate(
         self,

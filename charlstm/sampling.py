@@ -38,8 +38,7 @@ class SamplingConfig:
     stop: tuple[str, ...] = ()
     """End the text before this string. May be given several times."""
     regex: str | None = None
-    """Draw only text that matches this regular expression as a whole, and end where the model would leave it
-    (needs interegular: pip install "charlstm[regex]")."""
+    """Draw only text that matches this regular expression as a whole, and end where the model would leave it."""
     redraw: bool = False
     """Draw once again, and keep that, if the first draw is not the most probable token."""
     seed: int = 0

@@ -7,9 +7,8 @@ from numba import njit
 
 from .compiling import OPTIONS, kernel
 from .cpu import gates_forward
-from .products import add_rows
-from .recurrence import forward_step
 from .sampling import NOT_FINITE, draw, room, score
+from .stepping import step
 
 
 @kernel
@@ -106,11 +105,8 @@ def generate_fused(
 
     h (2, L, B, H) is used in turn: slot 0 holds the state before the first draw, slot N % 2 the last.
     """
-    _, L, B, H = h.shape
-    N, V = tokens.shape[0], bias.shape[0]
-    zeros, nothing = np.zeros(B, np.int64), np.empty((B, 0), h.dtype)
-    space, allowed = room(V), np.empty(V, np.bool_)
-    for n in range(N):
+    space, allowed = room(bias.shape[0]), np.empty(bias.shape[0], np.bool_)
+    for n in range(tokens.shape[0]):
         old, new = n % 2, (n + 1) % 2
         going = 0
         for stream in range(start, stop):
@@ -121,19 +117,5 @@ def generate_fused(
             going += counts[stream] > n
         if not going:
             break
-        for k in range(L):
-            if k:
-                forward_step(
-                    b[k - 1 : k], zeros, h[new, k - 1], W[k - 1], R[k], h[old, k], c[k], c[k], h[new, k],
-                    None, 0, start, stop,
-                )  # fmt: skip
-            else:
-                forward_step(
-                    table, tokens[n], nothing, R[0], R[0], h[old, 0], c[0], c[0], h[new, 0],
-                    None, 0, start, stop,
-                )  # fmt: skip
-        for stream in range(start, stop):
-            for v in range(V):
-                logits[stream, v] = bias[v]
-        add_rows(h[new, L - 1], start * H, H, head, logits, start * V, stop - start, 1)
+        step(table, W, b, R, head, bias, tokens[n], h[old], h[new], c, logits, start, stop)
     return True

@@ -10,7 +10,8 @@ import charlstm
 from charlstm import CharacterTokenizer, DataError, SamplingConfig
 from charlstm.backends import Ops
 from charlstm.generation import generate, generate_many
-from charlstm.generation.streams import DRAWN_AT_ONCE, PROMPT_CHUNK
+from charlstm.generation.reading import CHUNK
+from charlstm.generation.streams import DRAWN_AT_ONCE
 from charlstm.model import LanguageModel
 
 
@@ -43,7 +44,7 @@ def test_generation_follows_the_posterior_of_the_whole_text() -> None:
 def test_a_long_prompt_is_read_whole(rng: np.random.Generator) -> None:
     model = LanguageModel(5, 6, 2, backend="numpy", dtype="float64")
     tokenizer = CharacterTokenizer("abcde")
-    ids = rng.integers(0, 5, 2 * PROMPT_CHUNK + 100)
+    ids = rng.integers(0, 5, 2 * CHUNK + 100)
     logits, _ = model.forward(ids[:, np.newaxis])
     first = next(generate(model, tokenizer, tokenizer.decode(ids), SamplingConfig(1, temperature=0)))
     assert first == tokenizer.decode([int(np.argmax(logits[-1, 0]))])

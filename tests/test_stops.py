@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charlstm import UsageError
 from charlstm.generation.stops import StopStrings
 
 LETTERS = st.text("abé😀", max_size=30)
@@ -42,6 +44,17 @@ def test_nothing_comes_after_the_stop() -> None:
     found = StopStrings(["END"])
     assert [found.feed(piece) for piece in ("a E", "ND b", "END c")] == ["a ", "", ""]
     assert found.stopped == "END"
+
+
+def test_copies_go_on_by_themselves() -> None:
+    first = StopStrings(["END"])
+    assert first.feed("a E") == "a "
+    second = first.copy()
+    assert second.feed("ND") == ""
+    assert first.feed("X") == "EX"
+    assert (first.stopped, second.stopped) == (None, "END")
+    with pytest.raises(UsageError, match="empty"):
+        StopStrings(["a", ""])
 
 
 def test_a_million_characters_take_a_moment() -> None:

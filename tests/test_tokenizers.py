@@ -79,6 +79,16 @@ def test_decoding_piece_by_piece(tokenizer: Tokenizer, text: str, cuts: list[int
     assert "".join(pieces) + decoder.finish() == tokenizer.decode(ids)
 
 
+def test_a_copied_decoder_goes_on_alone(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("1 中 3", "replace")
+    decoder = tokenizer.decoder()
+    shown = ""
+    for k in range(len(ids)):
+        other = decoder.copy()
+        assert shown + other.feed(ids[k:]) + other.finish() == tokenizer.decode(ids)
+        shown += decoder.feed(ids[k : k + 1])
+
+
 @given(text=LINES)
 @settings(max_examples=150, deadline=None)
 def test_characters_are_counted(tokenizer: Tokenizer, text: str) -> None:

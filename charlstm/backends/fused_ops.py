@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import generation, head, products, recurrence
+from ..kernels import generation, head, products, recurrence, stepping
 from ..kernels.tiles import ROWS
 from ..kernels.vectors import REGISTERS
 from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence
@@ -221,6 +221,22 @@ class FusedOps(NumbaOps):
             self._shards.run(shard, total.shape[0], max(1, SMALLEST_LOOP // max(1, total.shape[1])))
 
     # ---- sampling -----------------------------------------------------------------------
+
+    def stack_step(
+        self, weights: StepWeights, tokens: Array, h: Array, c: Array
+    ) -> tuple[Array, Array, Array]:
+        W, R, head_panels = weights.packed or self.pack_step_weights(weights).packed
+        (L, H, _), V, B = weights.R.shape, weights.bias.shape[0], tokens.shape[0]
+        further = (weights.W, (L - 1, H, 3 * H)), (weights.b, (L - 1, 3 * H))
+        ends = (weights.table, (V, 3 * H)), (weights.head, (H, V)), (weights.bias, (V,))
+        check_arrays((h, (L, B, H)), (c, (L, B, H)), (weights.R, (L, H, 3 * H)), *further, *ends)
+        check_ids(tokens, (B,), V)
+        tokens, h = np.ascontiguousarray(tokens, dtype=np.int64), np.ascontiguousarray(h)
+        h_next, c_next = np.empty_like(h), np.array(c, order="C")
+        logits = np.empty((B, V), h.dtype)
+        parts = (weights.table, W, weights.b, R, head_panels, weights.bias, tokens, h, h_next, c_next, logits)
+        self._shards.run(lambda s, e: stepping.step(*parts, s, e), B, max(1, SMALLEST_PRODUCT // R.size))
+        return logits, h_next, c_next
 
     def pack_step_weights(self, weights: StepWeights) -> StepWeights:
         (L, H, _), lanes = weights.R.shape, _lanes(weights.R.dtype)

@@ -12,12 +12,14 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..config import OnUnknown, differing
 from ..data import Tokenizer
 from ..errors import DataError, UsageError
 from ..generation import DRAWN_AT_ONCE, Completion, complete, generate_many
 from ..run import Run, Which, load
 from ..sampling import SamplingConfig
 from ..wording import printable
+from .interactive import interact
 from .options import Backend, Json, Threads, Unknown, tell_unknown
 
 
@@ -29,6 +31,10 @@ def generate(
     prompt_file: str | None = None,
     sampling: Annotated[SamplingConfig | None, Parameter(name="*", negative=())] = None,
     samples: int = 1,
+    beams: int = 0,
+    length_penalty: float = 0.6,
+    interactive: Annotated[bool, Parameter(negative="")] = False,
+    choices: int = 5,
     on_unknown: Unknown = "error",
     which: Which = "best",
     backend: Backend = "auto",
@@ -44,6 +50,8 @@ def generate(
     charlstm generate runs/my-1 --prompt-file letter.txt --top-p 0.9 --stop "The End"
     charlstm generate runs/my-1 --samples 4 --json --alternatives 5
     charlstm generate runs/my-1 --regex "[A-Z]+:" --length 20
+    charlstm generate runs/my-1 --prompt "ROMEO:" --beams 8 --length 60
+    charlstm generate runs/my-1 --interactive                # write together
     ```
 
     Prints the prompt and what follows it on stdout, and nothing else there.
@@ -58,17 +66,34 @@ def generate(
         A file with the text to go on from, of any length; - for stdin.
     samples
         How many texts, drawn side by side: with the seed, the seed + 1 and so on.
+    beams
+        Search for the most probable text, with so many beginnings side by side, in place of drawing one; of the
+        options above only --length, --stop and --regex go with it. Prints the best; --json all.
+    length_penalty
+        With --beams, how much longer texts are favoured: 0 compares probabilities.
+    interactive
+        Write in turns with the model: take one of the most probable tokens, type text, or let it go on.
+    choices
+        With --interactive, how many tokens to choose from.
     which
         Checkpoint to take.
     alternatives
         With --json, tell for each token so many of the most probable ones.
     """
     sampling = sampling if sampling is not None else SamplingConfig()
-    if samples < 1 or alternatives < 0:
-        raise UsageError("--samples must be at least 1, --alternatives at least 0")
+    if samples < 1 or alternatives < 0 or beams < 0:
+        raise UsageError("--samples must be at least 1, --alternatives and --beams at least 0")
+    if (samples > 1) + (beams > 0) + interactive > 1:
+        raise UsageError("choose one of --samples, --beams and --interactive")
     loaded = load(run, backend, which=which, threads=threads)
     start = _prompt(prompt, prompt_file, loaded.tokenizer)
     tell_unknown(loaded.tokenizer, loaded.tokenizer.unknown(start), on_unknown)
+    if interactive:
+        interact(loaded, start, sampling, on_unknown=on_unknown, choices=choices)
+        return
+    if beams:
+        _search(loaded, start, sampling, beams, length_penalty, on_unknown, json_output)
+        return
     prompts = [start] * samples
     if json_output:
         texts = complete(loaded.model, loaded.tokenizer, prompts, sampling, on_unknown, alternatives)
@@ -76,6 +101,29 @@ def generate(
         return
     pieces = generate_many(loaded.model, loaded.tokenizer, prompts, sampling, on_unknown)
     _print(start, _with_progress(pieces, sampling.length), sampling.seed, samples)
+
+
+def _search(
+    run: Run,
+    prompt: str,
+    sampling: SamplingConfig,
+    beams: int,
+    length_penalty: float,
+    on_unknown: OnUnknown,
+    as_json: bool,
+) -> None:
+    useless = set(differing(sampling)) - {"length", "stop", "regex"}
+    if useless:
+        raise UsageError(f"{min(useless)} does nothing with --beams: nothing is drawn")
+    found = run.beam_search(
+        prompt, beams=beams, length=sampling.length, length_penalty=length_penalty, stop=sampling.stop,
+        regex=sampling.regex, on_unknown=on_unknown,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps({"prompt": prompt, "beams": [each._asdict() for each in found]}))
+        return
+    text = prompt + found[0].text + "\n"
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
 
 
 def _prompt(prompt: str | None, file: str | None, tokenizer: Tokenizer) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import re
 from abc import abstractmethod
 from collections import Counter
@@ -37,6 +38,10 @@ class ByteLevelTokenizer(Tokenizer):
 
     def decoder(self, prompt: str = "") -> Decoder:
         return _ByteDecoder(self, "replace")
+
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each token, in the order of their ids."""
+        return [self._join([k]) for k in range(len(self))]
 
     def characters(self, ids: np.ndarray) -> int:
         decoder = _ByteDecoder(self, self._undecodable)
@@ -84,6 +89,11 @@ class _ByteDecoder(Decoder):
 
     def feed(self, ids: Any) -> str:
         return self._decoder.decode(self._join(ids))
+
+    def copy(self) -> Decoder:
+        other = copy.copy(self)
+        other._decoder = copy.copy(self._decoder)
+        return other
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -41,6 +42,10 @@ class Decoder:
     def feed(self, ids: Any) -> str:
         """The text of some more tokens, as far as it is certain."""
         return self._tokenizer.decode(ids)
+
+    def copy(self) -> Decoder:
+        """Another one that goes on from here; neither changes what the other gives."""
+        return copy.copy(self)
 
     def finish(self) -> str:
         """What is still to come when no more tokens follow."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+
+from ..errors import UsageError
 
 
 class StopStrings:
@@ -13,11 +16,17 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
-        """Without any stop string all text is let through at once."""
+        """Without any stop string all text is let through at once. Raises UsageError for an empty one."""
+        if "" in stops:
+            raise UsageError("a stop string cannot be empty: every text begins with nothing")
         self._stops = tuple(stops)
         self._held = ""
         self.stopped: str | None = None
         """The stop string that ended the text, if one did."""
+
+    def copy(self) -> StopStrings:
+        """Another one that goes on from here; neither changes what the other gives."""
+        return copy.copy(self)
 
     def feed(self, piece: str) -> str:
         """What may be shown now that a further piece has come; nothing once the text has stopped."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,9 +16,9 @@ from ..errors import DivergedError, UsageError
 from ..model import CIFGModel
 from ..sampling import SamplingConfig
 from .constraint import Constraint, constraint
+from .reading import read
 from .stops import StopStrings
 
-PROMPT_CHUNK = 1024  # tokens of a prompt that are read at once
 DRAWN_AT_ONCE = 64  # tokens that a backend draws before they are shown
 
 FinishReason = Literal["length", "stop", "match", "dead end"]
@@ -55,12 +56,12 @@ class Stream:
         ids = tokenizer.encode(prompt, on_unknown)
         self.prompt_ids = ids if len(ids) else np.array([tokenizer.start_token])
         self.bias = _bias(tokenizer, self.sampling)
-        self.constraint = _constraint(tokenizer, self.sampling)
+        self.constraint = _constraint(tokenizer, prompt, self.sampling)
         self.state = -1 if self.constraint is None else 0
         self.remaining = self.sampling.length
         self.finish_reason: FinishReason | None = None if self.remaining else "length"
         self.tokens: list[Token] = []  # those that were scored
-        self._rng = np.random.default_rng(self.seed)
+        self.rng = np.random.default_rng(self.seed)
         self._decoder, self._tokenizer = tokenizer.decoder(prompt), tokenizer
         self._stops = StopStrings(self.sampling.stop)
 
@@ -75,7 +76,7 @@ class Stream:
 
     def uniforms(self, count: int, numbers: int) -> np.ndarray:
         """Numbers in [0, 1) for the next draws, (count, numbers), the same however they are split into calls."""
-        drawn = self._rng.random((count, 2 if self.sampling.redraw else 1))
+        drawn = self.rng.random((count, 2 if self.sampling.redraw else 1))
         return np.broadcast_to(drawn, (count, numbers)) if drawn.shape[1] < numbers else drawn
 
     def temperatures(self, count: int) -> np.ndarray:
@@ -140,10 +141,13 @@ def _bias(tokenizer: Tokenizer, sampling: SamplingConfig) -> np.ndarray | None:
     return bias
 
 
-def _constraint(tokenizer: Tokenizer, sampling: SamplingConfig) -> Constraint | None:
+_made = lru_cache(maxsize=16)(constraint)  # samples of one prompt share theirs
+
+
+def _constraint(tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Constraint | None:
     if sampling.regex is None:
         return None
-    made = constraint(sampling.regex, tokenizer)
+    made = _made(sampling.regex, tokenizer, prompt)
     if made.distance[0] > sampling.length:
         raise UsageError(
             f"regex {sampling.regex!r} needs {made.distance[0]} tokens at least: length is {sampling.length}"
@@ -164,15 +168,20 @@ class Batch:
         self._past = np.empty((0, 0), np.int64)
         self._automata = _Automata((), model.output_size)
 
-    def add(self, streams: Iterable[Stream]) -> None:
-        """Read the streams' prompts; the streams take part from now on."""
+    def add(
+        self, streams: Sequence[Stream], read_already: Sequence[tuple[Array, State]] | None = None
+    ) -> None:
+        """Read the streams' prompts; the streams take part from now on.
+
+        Of prompts that were `read_already` the last logits (1, V) and the states are given.
+        """
         concat = self._model.ops.xp.concat
         new = [stream for stream in streams if stream.remaining]
-        read = [self._read(stream.prompt_ids) for stream in new]
+        found = self._read(new) if read_already is None else read_already
         self.streams += new
-        self._logits = concat([self._logits, *(logits for logits, _ in read)], axis=0)
+        self._logits = concat([self._logits, *(logits for logits, _ in found)], axis=0)
         self._state = State(
-            *(concat([self._state[k], *(state[k] for _, state in read)], axis=1) for k in range(2))
+            *(concat([self._state[k], *(state[k] for _, state in found)], axis=1) for k in range(2))
         )
         window = max((stream.sampler.window for stream in self.streams), default=0)
         past = [*self._past, *(stream.prompt_ids for stream in new)]
@@ -205,12 +214,11 @@ class Batch:
         self._keep(drawn)
         return texts
 
-    def _read(self, ids: np.ndarray) -> tuple[Array, State]:
-        """The last logits (1, V) and the state after tokens (N,)."""
-        state = self._model.zero_state(1)
-        for first in range(0, len(ids), PROMPT_CHUNK):
-            logits, state = self._model.forward(ids[first : first + PROMPT_CHUNK, np.newaxis], state)
-        return logits[-1, ...], state
+    def _read(self, streams: Sequence[Stream]) -> list[tuple[Array, State]]:
+        """The last logits (1, V) and the state after each stream's prompt; each prompt is read once."""
+        texts = {stream.prompt_ids.tobytes(): stream.prompt_ids for stream in streams}
+        found = {key: read(self._model, ids) for key, ids in texts.items()}
+        return [found[stream.prompt_ids.tobytes()] for stream in streams]
 
     def _draws(self, count: int) -> Draws:
         streams, V = self.streams, self._model.output_size
