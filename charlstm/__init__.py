@@ -38,8 +38,9 @@ if TYPE_CHECKING:
         DivergedError,
         UsageError,
     )
+    from .estimator import CIFGClassifier, CIFGRegressor
     from .evaluation import Evaluation
-    from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier
+    from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier, SequenceRegressor
     from .run import Run, load
     from .training import resume, train
 
@@ -54,8 +55,9 @@ _WHERE = {
     "errors": (
         "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
     ),
+    "estimator": ("CIFGClassifier", "CIFGRegressor"),
     "evaluation": ("Evaluation",),
-    "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier"),
+    "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier", "SequenceRegressor"),
     "run": ("Run", "load"),
     "training": ("resume", "train"),
 }  # fmt: skip
@@ -68,11 +70,13 @@ if not os.path.isdir(os.path.join(_here, "kernels")):
 
 __version__ = "0.1.0"
 __all__ = [
-    "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
+    "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGClassifier", "CIFGModel",
+    "CIFGRegressor", "CharLSTMError",
     "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError", "DivergedError",
     "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
-    "SamplingConfig", "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
-    "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
+    "SamplingConfig", "SequenceClassifier", "SequenceRegressor", "State", "Tokenizer", "TrainingConfig",
+    "UsageError", "WordTokenizer", "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume",
+    "train",
 ]  # fmt: skip
 
 

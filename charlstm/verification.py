@@ -17,7 +17,7 @@ import numpy as np
 from .backends import Ops, get_ops
 from .cifg import State
 from .config import ModelConfig
-from .model import NO_PENALTIES, CIFGModel, Penalties
+from .model import NO_PENALTIES, CIFGModel, Penalties, SequenceRegressor
 
 GRADIENT_ERROR = 1e-7  # relative, float64
 AGREEMENT_ERROR = {"float64": 1e-12, "float32": 2e-5}  # relative to the largest element
@@ -57,6 +57,7 @@ class Case:
     last: bool = False
     weighted: bool = False  # targets count for more or less, some for nothing
     ragged: bool = False  # sequences end before T
+    regression: bool = False  # targets are real numbers
     options: Mapping[str, Any] = field(default_factory=dict)  # further ones of `ModelConfig`
     penalties: Penalties = NO_PENALTIES
 
@@ -65,6 +66,10 @@ class Case:
             self.hidden, self.layers, self.embedding, self.dropout, dtype, **self.options  # type: ignore[arg-type]
         )  # fmt: skip
         emit = "last" if self.last else "every"
+        if self.regression:
+            return SequenceRegressor(
+                self.features, self.vocabulary, self.hidden, self.layers, self.dropout, emit, ops, dtype, 5  # type: ignore[arg-type]
+            )  # fmt: skip
         return CIFGModel(self.vocabulary, config, input_size=self.features, emit=emit, backend=ops, seed=5)  # type: ignore[arg-type]
 
     def inputs(self) -> tuple[np.ndarray, np.ndarray, State]:
@@ -76,7 +81,12 @@ class Case:
             if self.features is None
             else rng.standard_normal((*shape, self.features))
         )
-        targets = rng.integers(0, self.vocabulary, (self.B,) if self.last else shape)
+        emitted = (self.B,) if self.last else shape
+        targets = (
+            rng.standard_normal((*emitted, self.vocabulary))
+            if self.regression
+            else rng.integers(0, self.vocabulary, emitted)
+        )
         state_shape = (self.layers, self.B, self.hidden)
         return x, targets, State(rng.uniform(-1, 1, state_shape), rng.standard_normal(state_shape))
 
@@ -123,6 +133,9 @@ CASES = (
          options={"tied_embeddings": True}, penalties=Penalties(label_smoothing=0.1)),
     Case("weights, feature vectors, ragged sequences", T=6, B=5, features=4, last=True, weighted=True, ragged=True,
          dropout=0.3, options={"output_dropout": 0.4}),
+    Case("regression, every step, weights", T=5, B=3, features=4, vocabulary=2, weighted=True, regression=True),
+    Case("regression, last step, ragged sequences", T=5, B=3, features=4, vocabulary=1, last=True, ragged=True,
+         regression=True),
     Case("AWD-LSTM", T=5, B=4, layers=3, embedding=6, vocabulary=7, dropout=0.3,
          options={"input_dropout": 0.4, "output_dropout": 0.4, "embedding_dropout": 0.1, "weight_drop": 0.5,
                   "variational": True, "tied_embeddings": True},
@@ -234,7 +247,8 @@ def results(case: Case, ops: Ops, dtype: str) -> dict[str, np.ndarray]:
     figures = {
         name: np.asarray(value)
         for name, value in (
-            ("loss", loss), ("penalty", gradients.penalty), ("plain loss", plain), ("confidence", confidence),
+            ("loss", loss), ("penalty", gradients.penalty), ("plain loss", plain),
+            *([] if case.regression else [("confidence", confidence)]),
         )
     }  # fmt: skip
     return {**figures, **{name: ops.to_numpy(array) for name, array in arrays.items()}}

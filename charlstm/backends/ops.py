@@ -288,6 +288,20 @@ class Ops:
         dlogits = xp.exp(log_posterior) - one_hot
         return loss, (dlogits if weights is None else weights * dlogits) / total
 
+    def squared_error(
+        self, outputs: Array, targets: Array, row_weights: Array | None = None
+    ) -> tuple[float, Array]:
+        """Half the mean square of outputs - targets, both (N, V), and its gradient by the outputs (N, V).
+
+        row_weights as in `softmax_cross_entropy`.
+        """
+        xp, (N, V) = self.xp, outputs.shape
+        error, total = outputs - targets, float(N)
+        scaled = error
+        if row_weights is not None:
+            scaled, total = error * xp.expand_dims(row_weights, axis=1), float(xp.sum(row_weights))
+        return float(xp.sum(scaled * error)) / (2 * total * V), scaled / (total * V)
+
     def head_loss(
         self, rows: Array, weight: Array, bias: Array, targets: Array, row_weights: Array | None = None
     ) -> tuple[float, float]:

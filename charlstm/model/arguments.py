@@ -1,10 +1,23 @@
-"""What a network asks of the weights of its targets and of the lengths of its sequences."""
+"""What a network asks of its arguments: ids, the weights of targets, the lengths of sequences."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+
+from ..backends import Array, Ops
+
+
+def ids_on(ops: Ops, x: Any, limit: int, what: str) -> Array:
+    """Ids on the backend; those of the host are checked to be integers of 0 to limit - 1, else ValueError."""
+    if not isinstance(x, np.ndarray):
+        return x
+    if x.dtype.kind not in "iu":
+        raise ValueError(f"{what} must be integers, not {x.dtype}")
+    if x.size and not (int(x.min()) >= 0 and int(x.max()) < limit):
+        raise ValueError(f"{what} must lie in 0 to {limit - 1}, not {x.min()} to {x.max()}")
+    return ops.asarray(x.astype(np.int64, order="C"))
 
 
 def target_weights(weights: Any, N: int) -> np.ndarray:

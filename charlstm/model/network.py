@@ -15,7 +15,7 @@ from ..cifg import State, stack_backward, stack_forward, stack_outputs
 from ..config import ModelConfig
 from ..errors import UsageError
 from . import inputs
-from .arguments import last_rows, target_weights
+from .arguments import ids_on, last_rows, target_weights
 from .head import head_backward, head_inputs, head_matrix
 from .parameters import ParameterBuffer, initial_values, parameter_shapes
 from .regularization import NO_PENALTIES, NOTHING_DROPPED, Masks, Penalties, draw_masks
@@ -142,8 +142,7 @@ class CIFGModel:
         x, goals = self._input_and_goals(x, targets)
         counts, last = self._counts(weights, goals), self._last_rows(lengths, x)
         top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
-        read = head_inputs(self.ops, self._rows(self._emitting(top, last)), self.parameters)
-        loss, confidence = self.ops.head_loss(*read, goals, counts)
+        loss, confidence = self._head_loss(self._rows(self._emitting(top, last)), goals, counts)
         return loss, confidence, state
 
     def step_weights(self) -> StepWeights:
@@ -222,9 +221,7 @@ class CIFGModel:
         ops, smoothing = self.ops, penalties.label_smoothing
         read = self._emitting(top, last)
         read = read if mask is None else ops.multiply(read, mask)
-        loss, drows = head_backward(
-            ops, self._rows(read), self.parameters, goals, gradients, smoothing, counts
-        )
+        loss, drows = self._head_gradients(self._rows(read), goals, gradients, smoothing, counts)
         dh = ops.xp.reshape(drows, read.shape)
         if penalties.activation:
             gradients.penalty += ops.activation_gradients(dh, read, penalties.activation, 0.0)
@@ -240,6 +237,16 @@ class CIFGModel:
             gradients.penalty += ops.activation_gradients(dh, top, 0.0, penalties.temporal)
         return loss, dh
 
+    def _head_gradients(
+        self, rows: Array, goals: Array, gradients: Gradients, smoothing: float, counts: Array | None
+    ) -> tuple[float, Array]:
+        """The loss of rows (N, H) that emit, and its gradient by them; writes the head's gradients."""
+        return head_backward(self.ops, rows, self.parameters, goals, gradients, smoothing, counts)
+
+    def _head_loss(self, rows: Array, goals: Array, counts: Array | None) -> tuple[float, float]:
+        """The loss of rows (N, H) that emit, and the largest posterior averaged."""
+        return self.ops.head_loss(*head_inputs(self.ops, rows, self.parameters), goals, counts)
+
     # ---- parts --------------------------------------------------------------------------
 
     def _input(self, x: Any) -> Array:
@@ -248,38 +255,34 @@ class CIFGModel:
         if self.input_size is None:
             if len(x.shape) != 2:
                 raise ValueError(f"tokens must be (T, B), not {tuple(x.shape)}")
-            return self._ids(x, "tokens")
+            return ids_on(self.ops, x, self.output_size, "tokens")
         if len(x.shape) != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"feature vectors must be (T, B, {self.input_size}), not {tuple(x.shape)}")
         return self.ops.asarray(x, self.config.dtype)
 
     def _input_and_goals(self, x: Any, targets: Any) -> tuple[Array, Array]:
-        """The input, and targets as ids (N,), on the backend."""
+        """The input, and targets as rows (N,) or (N, V), on the backend."""
         x = self._input(x)
         T, B = x.shape[:2]
         targets = np.asarray(targets) if isinstance(targets, (list, tuple)) else targets
-        expected = (T, B) if self.emit == "every" else (B,)
+        expected = ((T, B) if self.emit == "every" else (B,)) + self._target_shape()
         if tuple(targets.shape) != expected or 0 in expected or T == 0:
             raise ValueError(f"targets {tuple(targets.shape)} must be {expected}, and not empty")
-        return x, self.ops.xp.reshape(self._ids(targets, "targets"), (-1,))
+        return x, self._goals(targets)
+
+    def _target_shape(self) -> tuple[int, ...]:
+        """The shape of one target."""
+        return ()
+
+    def _goals(self, targets: Any) -> Array:
+        """Targets of the right shape as classes (N,), on the backend."""
+        return self.ops.xp.reshape(ids_on(self.ops, targets, self.output_size, "targets"), (-1,))
 
     def _counts(self, weights: Any | None, goals: Array) -> Array | None:
         """Weights of targets as rows (N,) on the backend."""
         if weights is None:
             return None
         return self.ops.asarray(target_weights(weights, goals.shape[0]), self.config.dtype)
-
-    def _ids(self, x: Any, what: str) -> Array:
-        """Token ids on the backend; those of the host are checked to be in range."""
-        if isinstance(x, np.ndarray):
-            if x.dtype.kind not in "iu":
-                raise ValueError(f"{what} must be integers, not {x.dtype}")
-            if x.size and not (int(x.min()) >= 0 and int(x.max()) < self.output_size):
-                raise ValueError(
-                    f"{what} must lie in 0 to {self.output_size - 1}, not {x.min()} to {x.max()}"
-                )
-            return self.ops.asarray(x.astype(np.int64, order="C"))
-        return x
 
     def _first(self, x: Array, masks: Masks = NOTHING_DROPPED) -> LayerInput:
         """What the first layer reads."""
