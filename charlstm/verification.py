@@ -92,7 +92,8 @@ class Case:
 
     def of_targets(self) -> dict[str, np.ndarray]:
         """Weights and lengths, where there are any."""
-        rng, given = np.random.default_rng(4), {}
+        rng = np.random.default_rng(4)
+        given: dict[str, np.ndarray] = {}
         if self.weighted:
             weights = rng.exponential(size=(self.B,) if self.last else (self.T, self.B))
             weights.reshape(-1)[1] = 0

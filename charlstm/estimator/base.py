@@ -148,7 +148,7 @@ class CIFGEstimator(BaseEstimator):  # type: ignore[misc]
     def _sample_weights(self, data: Sequences, weights: Any, mask: Any | None) -> np.ndarray:
         """Of each sequence (n,), or where each step is told of each step (N,)."""
         if self.emit == "every":
-            if np.ndim(weights[0]) == 0:  # of each sequence
+            if np.ndim(next(iter(weights))) == 0:  # of each sequence
                 weights = np.repeat(np.asarray(weights), data.lengths)
             else:
                 weights = data.per_step(weights if mask is None else _left(weights, mask), "sample_weight")
@@ -171,6 +171,7 @@ class CIFGEstimator(BaseEstimator):  # type: ignore[misc]
         for name in ("batch_size", "max_iter", "n_iter_no_change"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        schedule: Any = CONSTANT if incremental else self.schedule
         plain = {
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in self.get_params(deep=False).items()
@@ -179,7 +180,7 @@ class CIFGEstimator(BaseEstimator):  # type: ignore[misc]
         training = TrainingConfig(
             optimizer=plain["optimizer"],
             learning_rate=plain["learning_rate"],
-            schedule=CONSTANT if incremental else plain["schedule"],
+            schedule=schedule,
             weight_decay=plain["weight_decay"],
             clip_norm=plain["clip_norm"],
             warmup_steps=0,
@@ -281,6 +282,11 @@ class CIFGEstimator(BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         data = self._sequences(X, mask, reset=False)
         return self._fitter.outputs(data), data
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
 
     def _told(self, rows: np.ndarray, data: Sequences) -> Any:
         """Rows of a network that emits at the last step as they are, others in the form of X."""

@@ -31,7 +31,7 @@ class CIFGClassifier(ClassifierMixin, CIFGEstimator):  # type: ignore[misc]
     The network computes in X's own precision: float32 is the faster, everything but float32 becomes float64.
 
     hidden_size, num_layers   units of a layer, layers on top of each other
-    dropout       share of units dropped between layers while training
+    dropout       share of units dropped between layers while training; does nothing with one layer
     emit          "last": one class for each sequence, at its own last step, y (n,). "every": one for each
                   time step, y (n, T) or a list of (T_i,)
     n_steps       see above
@@ -137,7 +137,8 @@ class CIFGClassifier(ClassifierMixin, CIFGEstimator):  # type: ignore[misc]
         unknown = np.setdiff1d(labels, self.classes_)
         if len(unknown):
             raise UsageError(f"y holds classes that are not among those so far: {unknown!r}")
-        return np.searchsorted(self.classes_, labels)
+        numbers: np.ndarray = np.searchsorted(self.classes_, labels)
+        return numbers
 
     def _class_weights(self, values: np.ndarray) -> np.ndarray | float:
         if self.class_weight is None:

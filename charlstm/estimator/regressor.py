@@ -40,7 +40,7 @@ class CIFGRegressor(RegressorMixin, CIFGEstimator):  # type: ignore[misc]
         return fitted
 
     def _values(self, y: Any, dtype: Any, first: bool, classes: Any | None) -> np.ndarray:
-        values = check_array(y, ensure_2d=False, dtype=dtype, input_name="y")
+        values: np.ndarray = check_array(y, ensure_2d=False, dtype=dtype, input_name="y")
         if first:
             self._shape_of_one = values.shape[1:]
         elif values.shape[1:] != self._shape_of_one:

@@ -45,7 +45,8 @@ class Sequences:
     def rows_of(self, which: np.ndarray) -> np.ndarray:
         """The rows of these sequences, in order."""
         batch = self.batch(which)
-        return batch.steps.T[batch.inside.T]
+        rows: np.ndarray = batch.steps.T[batch.inside.T]
+        return rows
 
     def take(self, which: np.ndarray) -> Sequences:
         """These sequences alone."""

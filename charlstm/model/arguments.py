@@ -20,7 +20,7 @@ def ids_on(ops: Ops, x: Any, limit: int, what: str) -> Array:
     return ops.asarray(x.astype(np.int64, order="C"))
 
 
-def target_weights(weights: Any, N: int) -> np.ndarray:
+def target_weights(weights: Any, N: int) -> Array:
     """Weights of N targets, of any shape, as rows (N,) of float64, the largest 1.
 
     Raises ValueError where they are not N, negative, not finite, or all 0.
@@ -33,7 +33,7 @@ def target_weights(weights: Any, N: int) -> np.ndarray:
     return rows / rows.max()
 
 
-def last_rows(lengths: Any, T: int, B: int) -> np.ndarray:
+def last_rows(lengths: Any, T: int, B: int) -> Array:
     """The rows (B,), of T * B, that hold step length - 1 of each sequence.
 
     Raises ValueError for lengths that are not B integers within 1 to T.
