@@ -38,9 +38,10 @@ if TYPE_CHECKING:
         DivergedError,
         UsageError,
     )
+    from .estimator import CIFGClassifier, CIFGRegressor
     from .evaluation import DetailedEvaluation, Evaluation, EvaluationConfig
     from .generation import Completion
-    from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier
+    from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier, SequenceRegressor
     from .run import Run, load
     from .sampling import SamplingConfig
     from .training import resume, train
@@ -56,9 +57,10 @@ _WHERE = {
     "errors": (
         "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
     ),
+    "estimator": ("CIFGClassifier", "CIFGRegressor"),
     "evaluation": ("DetailedEvaluation", "Evaluation", "EvaluationConfig"),
     "generation": ("Completion",),
-    "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier"),
+    "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier", "SequenceRegressor"),
     "run": ("Run", "load"),
     "sampling": ("SamplingConfig",),
     "training": ("resume", "train"),
@@ -72,12 +74,12 @@ if not os.path.isdir(os.path.join(_here, "kernels")):
 
 __version__ = "0.1.0"
 __all__ = [
-    "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
-    "CharacterTokenizer", "CheckpointError", "Completion", "Config", "Corpus", "DataConfig", "DataError",
-    "DetailedEvaluation", "DivergedError", "Evaluation", "EvaluationConfig", "LanguageModel", "ModelConfig", "Ops",
-    "Penalties", "PretokenizedTokenizer", "Run",
-    "SamplingConfig", "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
-    "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
+    "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGClassifier", "CIFGModel",
+    "CIFGRegressor", "CharLSTMError", "CharacterTokenizer", "CheckpointError", "Completion", "Config", "Corpus",
+    "DataConfig", "DataError", "DetailedEvaluation", "DivergedError", "Evaluation", "EvaluationConfig",
+    "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run", "SamplingConfig",
+    "SequenceClassifier", "SequenceRegressor", "State", "Tokenizer", "TrainingConfig", "UsageError",
+    "WordTokenizer", "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
 ]  # fmt: skip
 
 

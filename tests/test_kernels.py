@@ -104,7 +104,7 @@ def test_loops_use_vector_instructions(kernel: str) -> None:
         "adagrad_update": (flat, flat, flat.copy(), *[number] * 4),
         "sgd_update": (flat, flat, flat.copy(), *[number] * 4),
         "move_towards": (flat, flat.copy(), number),
-        "softmax_cross_entropy": (wide, np.zeros(2, np.int64), wide.copy(), number, number),
+        "softmax_cross_entropy": (wide, np.zeros(2, np.int64), flat[:2], wide.copy(), number, number),
         "add_product": (flat[:H], np.zeros((H, 3 * H), "f4"), np.zeros(3 * H, "f4")),
         "scatter_add_rows": (wide.copy(), np.zeros(2, np.int64), wide, 0, 3 * H),
     }

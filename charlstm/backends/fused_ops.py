@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels import generation, head, products, recurrence, stepping
 from ..kernels.tiles import ROWS
 from ..kernels.vectors import REGISTERS
-from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence
+from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence, weights_and_sum
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
 from .sampling import Array, Drawn, Draws, StepWeights
@@ -272,21 +272,24 @@ class FusedOps(NumbaOps):
 
     # ---- the head -----------------------------------------------------------------------
 
-    def head_loss(self, rows: Array, weight: Array, bias: Array, targets: Array) -> tuple[float, float]:
+    def head_loss(
+        self, rows: Array, weight: Array, bias: Array, targets: Array, row_weights: Array | None = None
+    ) -> tuple[float, float]:
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
         (N, H), V = rows.shape, weight.shape[1]
         check_arrays((rows, (N, H)), (weight, (H, V)), (bias, (V,)))
         check_ids(targets, (N,), V)
+        weights, whole = weights_and_sum(row_weights, N, rows.dtype)
         W = self._panels(weight, products.VECTORS)
         sums: dict[int, tuple[float, float]] = {}
 
         def shard(s: int, e: int) -> None:
             block = self.empty((min(ROWS_AT_ONCE, max(1, e - s)), _block_of(V, rows.dtype)), rows.dtype)
-            sums[s] = head.loss(rows, W, bias, targets, block, s, e)
+            sums[s] = head.loss(rows, W, bias, targets, weights, block, s, e)
 
         self._shards.run(shard, N, self._smallest_head(weight))
         losses, confidences = zip(*(sums[s] for s in sorted(sums)), strict=True)
-        return sum(losses) / N, sum(confidences) / N
+        return sum(losses) / whole, sum(confidences) / whole
 
     def head_gradients(
         self,
@@ -298,6 +301,7 @@ class FusedOps(NumbaOps):
         dbias: Array,
         smoothing: float = 0.0,
         transposed: bool = False,
+        row_weights: Array | None = None,
     ) -> tuple[float, Array]:
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
         (N, H), V, dtype = rows.shape, weight.shape[1], rows.dtype
@@ -305,6 +309,7 @@ class FusedOps(NumbaOps):
         check_arrays((rows, (N, H)), (weight, (H, V)), (bias, (V,)), (dweight, shape), (dbias, (V,)))
         check_contiguous(dweight)
         check_ids(targets, (N,), V)
+        weights, whole = weights_and_sum(row_weights, N, dtype)
         W, width = self._panels(weight, products.VECTORS), _block_of(V, dtype)
         WT = self._blocks_of_transpose(weight, width)
         drows = self.empty((N, H), dtype)
@@ -318,8 +323,8 @@ class FusedOps(NumbaOps):
             columns = self._columns(width if transposed else H, piece, dtype)
             panels = self._panel(piece, dtype, WT.shape[1] if transposed else 1)
             loss = head.gradients(
-                rows, W, bias, targets, WT, drows, dW, db, blocks, columns, panels, dtype.type(1 / N),
-                dtype.type(smoothing), transposed, s, e,
+                rows, W, bias, targets, weights, WT, drows, dW, db, blocks, columns, panels,
+                dtype.type(1 / whole), dtype.type(smoothing), transposed, s, e,
             )  # fmt: skip
             sums[s] = loss, dW, db
 
@@ -327,7 +332,7 @@ class FusedOps(NumbaOps):
         losses, dWs, dbs = zip(*(sums[s] for s in sorted(sums)), strict=True)
         self._add_up(dWs)
         dbias[...] = sum(dbs)
-        return sum(losses) / N, drows
+        return sum(losses) / whole, drows
 
     def _blocks_of_transpose(self, weight: Array, width: int) -> Array:
         """Of weight (H, V), for each block of `width` columns, its transpose packed; zeros beyond V."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..kernels import cpu, generation, optimizers
-from .checks import check_recurrence
+from .checks import check_recurrence, weights_and_sum
 from .dropout import draw_bits, threshold_and_factor
 from .layers import CIFGTape
 from .numpy_ops import NumPyOps
@@ -147,18 +147,19 @@ class NumbaOps(NumPyOps):
     # ---- the head -----------------------------------------------------------------------
 
     def softmax_cross_entropy(
-        self, logits: Array, targets: Array, smoothing: float = 0.0
+        self, logits: Array, targets: Array, smoothing: float = 0.0, row_weights: Array | None = None
     ) -> tuple[float, Array]:
         logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets)
         N, V = logits.shape
         dlogits = self.empty((N, V), logits.dtype)
-        scale, share = logits.dtype.type(1 / N), logits.dtype.type(smoothing)
-        total = self._sums(
-            lambda s, e: cpu.softmax_cross_entropy(logits[s:e], targets[s:e], dlogits[s:e], scale, share),
-            N,
-            SMALLEST_LOOP // V,
-        )
-        return total / N, dlogits
+        weights, whole = weights_and_sum(row_weights, N, logits.dtype)
+        scale, share = logits.dtype.type(1 / whole), logits.dtype.type(smoothing)
+
+        def shard(s: int, e: int) -> float:
+            parts = logits[s:e], targets[s:e], weights[s:e], dlogits[s:e]
+            return float(cpu.softmax_cross_entropy(*parts, scale, share))
+
+        return self._sums(shard, N, SMALLEST_LOOP // V) / whole, dlogits
 
     # ---- training -----------------------------------------------------------------------
 

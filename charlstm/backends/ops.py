@@ -301,12 +301,14 @@ class Ops:
         return e / xp.sum(e, axis=1, keepdims=True)
 
     def softmax_cross_entropy(
-        self, logits: Array, targets: Array, smoothing: float = 0.0
+        self, logits: Array, targets: Array, smoothing: float = 0.0, row_weights: Array | None = None
     ) -> tuple[float, Array]:
         """Mean loss in nats of targets (N,) under logits (N, V), and its gradient (N, V).
 
         With `smoothing` the gradient, not the loss, is that for targets of which this share is spread
-        evenly over all V (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+        evenly over all V (Szegedy et al. 2016, arXiv 1512.00567, section 7). `row_weights` (N,), of the
+        logits' dtype, none negative and not all zero, are what each row counts for in the mean; None: all
+        the same.
         """
         xp = self.xp
         N, V = logits.shape
@@ -315,19 +317,43 @@ class Ops:
         log_posterior = shifted - log_sum
         symbols = xp.expand_dims(xp.arange(V, dtype=targets.dtype), axis=0)
         one_hot = xp.astype(xp.expand_dims(targets, axis=1) == symbols, logits.dtype)
-        loss = -float(xp.sum(log_posterior * one_hot)) / N
+        weights = None if row_weights is None else xp.expand_dims(row_weights, axis=1)
+        total = N if weights is None else float(xp.sum(weights))
+        losses = log_posterior * one_hot
+        loss = -float(xp.sum(losses if weights is None else weights * losses)) / total
         if smoothing:
             one_hot = (1 - smoothing) * one_hot + smoothing / V
-        return loss, (xp.exp(log_posterior) - one_hot) / N
+        dlogits = xp.exp(log_posterior) - one_hot
+        return loss, (dlogits if weights is None else weights * dlogits) / total
 
-    def head_loss(self, rows: Array, weight: Array, bias: Array, targets: Array) -> tuple[float, float]:
+    def squared_error(
+        self, outputs: Array, targets: Array, row_weights: Array | None = None
+    ) -> tuple[float, Array]:
+        """Half the mean square of outputs - targets, both (N, V), and its gradient by the outputs (N, V).
+
+        row_weights as in `softmax_cross_entropy`.
+        """
+        xp, (N, V) = self.xp, outputs.shape
+        error, total = outputs - targets, float(N)
+        scaled = error
+        if row_weights is not None:
+            scaled, total = error * xp.expand_dims(row_weights, axis=1), float(xp.sum(row_weights))
+        return float(xp.sum(scaled * error)) / (2 * total * V), scaled / (total * V)
+
+    def head_loss(
+        self, rows: Array, weight: Array, bias: Array, targets: Array, row_weights: Array | None = None
+    ) -> tuple[float, float]:
         """Loss of targets (N,) under softmax(rows weight + bias), and the largest posterior: means.
 
-        rows (N, H), weight (H, V), which may be a transposing view, bias (V,); the loss is in nats.
+        rows (N, H), weight (H, V), which may be a transposing view, bias (V,); the loss is in nats;
+        row_weights as in `softmax_cross_entropy`.
         """
         logits = self.matmul(rows, weight) + bias
-        loss, _ = self.softmax_cross_entropy(logits, targets)
-        return loss, float(self.xp.mean(self.xp.max(self.softmax(logits), axis=1)))
+        loss, _ = self.softmax_cross_entropy(logits, targets, row_weights=row_weights)
+        largest = self.xp.max(self.softmax(logits), axis=1)
+        if row_weights is None:
+            return loss, float(self.xp.mean(largest))
+        return loss, float(self.xp.sum(largest * row_weights)) / float(self.xp.sum(row_weights))
 
     def head_gradients(
         self,
@@ -339,14 +365,15 @@ class Ops:
         dbias: Array,
         smoothing: float = 0.0,
         transposed: bool = False,
+        row_weights: Array | None = None,
     ) -> tuple[float, Array]:
         """The mean loss as in `head_loss`, and its gradient by the rows (N, H).
 
         Writes the gradients of weight and bias over dweight (H, V), or (V, H) if `transposed`,
-        C-contiguous, and dbias (V,). `smoothing` as in `softmax_cross_entropy`.
+        C-contiguous, and dbias (V,). `smoothing` and `row_weights` as in `softmax_cross_entropy`.
         """
         logits = self.matmul(rows, weight) + bias
-        loss, dlogits = self.softmax_cross_entropy(logits, targets, smoothing)
+        loss, dlogits = self.softmax_cross_entropy(logits, targets, smoothing, row_weights)
         if transposed:
             self.matmul(dlogits.T, rows, out=dweight)
         else:
