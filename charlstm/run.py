@@ -15,11 +15,13 @@ from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
 from .evaluation import Evaluation, evaluate, pooled
 from .generation import generate_many
+from .inspection import Reading, read
 from .model import CIFGModel
 from .options import from_dict
 
 Split = Literal["train", "val", "test", "all"]
 Which = Literal["best", "last"]
+INSPECTED, MOST_INSPECTED = 3000, 20_000  # tokens that are looked into: by default, and at most
 
 
 class Run:
@@ -95,6 +97,29 @@ class Run:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
         return pooled([evaluate(self.model, part, tokenizer=self.tokenizer) for part in parts])
+
+    def inspect(
+        self, text: str | None = None, *, length: int = INSPECTED, on_unknown: OnUnknown | None = None
+    ) -> Reading:
+        """Let the model read the first `length` tokens of a text and tell what went on inside.
+
+        Without a text the one that validates in the run (where windows do: all of it). Raises DataError as
+        `evaluate`, UsageError for a length below 2 or above 20,000.
+        """
+        if not 2 <= length <= MOST_INSPECTED:
+            raise UsageError(f"length must be 2 to {MOST_INSPECTED:,} tokens, not {length:,}")
+        if text is not None:
+            policy = self.data_config.on_unknown if on_unknown is None else on_unknown
+            tokens = self.tokenizer.encode(text, policy)
+        else:
+            if not (self.directory / "config.toml").is_file():
+                raise DataError(f"{self.directory} does not say what it was trained on: name a --text")
+            corpus = self.corpus(on_unknown=on_unknown)
+            windows = self.data_config.split == "windows" and not len(corpus.val)
+            tokens = corpus.train if windows else corpus.val
+            if not len(tokens):
+                raise DataError(f"nothing of {corpus.name} validates: name a --text")
+        return read(self.model, self.tokenizer, tokens[:length])
 
     def corpus(
         self,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..backends import Array, LayerInput, Ops, StepWeights, get_ops
-from ..cifg import State, stack_backward, stack_forward, stack_outputs
+from ..cifg import StackTape, State, stack_backward, stack_forward, stack_outputs
 from ..config import ModelConfig
 from ..errors import UsageError
 from . import inputs
@@ -113,13 +113,17 @@ class CIFGModel:
         state's h and c are (L, B, H). No dropout. Raises ValueError for tokens out of range.
         """
         x = self._input(x)
-        T, B = x.shape[:2]
-        top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, B))
-        rows, weight, bias = head_inputs(self.ops, self._emitting(top), self.parameters)
-        logits = self.ops.matmul(rows, weight)
-        logits += bias
-        shape = (T, B, self.output_size) if self.emit == "every" else (B, self.output_size)
-        return self.ops.xp.reshape(logits, shape), state
+        top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
+        return self._logits(top), state
+
+    def trace(self, x: Any, state: State | None = None) -> tuple[Array, StackTape]:
+        """As `forward`, with a tape in place of the state: h and c of every layer at every step.
+
+        `tape.last_state(model.ops)` is the carried state. Many times the memory of `forward`.
+        """
+        x = self._input(x)
+        tape = stack_forward(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
+        return self._logits(tape.top), tape
 
     def posterior(self, x: Any, state: State | None = None) -> tuple[Array, State]:
         """As `forward`, with the softmax of the logits in their place."""
@@ -269,6 +273,15 @@ class CIFGModel:
         if any(tuple(part.shape) != expected for part in state):
             raise ValueError(f"the state's h and c must be {expected}, not {[tuple(p.shape) for p in state]}")
         return State(*(self.ops.asarray(part) for part in state))
+
+    def _logits(self, top: Array) -> Array:
+        """Logits (T, B, V), or (B, V), of the top layer's h (T, B, H)."""
+        rows, weight, bias = head_inputs(self.ops, self._emitting(top), self.parameters)
+        logits = self.ops.matmul(rows, weight)
+        logits += bias
+        T, B = top.shape[:2]
+        shape = (T, B, self.output_size) if self.emit == "every" else (B, self.output_size)
+        return self.ops.xp.reshape(logits, shape)
 
     def _emitting(self, top: Array) -> Array:
         """h of the top layer (T, B, H) at the steps that emit, as rows (N, H)."""
