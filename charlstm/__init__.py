@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backends import Ops, get_ops
     from .cifg import State
-    from .config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
+    from .config import Config, DataConfig, EvaluationConfig, ModelConfig, SamplingConfig, TrainingConfig
     from .data import (
         ASCIITokenizer,
         BPETokenizer,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         DivergedError,
         UsageError,
     )
-    from .evaluation import Evaluation
+    from .evaluation import DetailedEvaluation, Evaluation
     from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier
     from .run import Run, load
     from .training import resume, train
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 _WHERE = {
     "backends": ("Ops", "get_ops"),
     "cifg": ("State",),
-    "config": ("Config", "DataConfig", "ModelConfig", "SamplingConfig", "TrainingConfig"),
+    "config": (
+        "Config", "DataConfig", "EvaluationConfig", "ModelConfig", "SamplingConfig", "TrainingConfig",
+    ),
     "data": (
         "ASCIITokenizer", "BPETokenizer", "ByteTokenizer", "CharacterTokenizer", "Corpus",
         "PretokenizedTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer", "make_tokenizer",
@@ -54,7 +56,7 @@ _WHERE = {
     "errors": (
         "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
     ),
-    "evaluation": ("Evaluation",),
+    "evaluation": ("DetailedEvaluation", "Evaluation"),
     "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier"),
     "run": ("Run", "load"),
     "training": ("resume", "train"),
@@ -69,8 +71,9 @@ if not os.path.isdir(os.path.join(_here, "kernels")):
 __version__ = "0.1.0"
 __all__ = [
     "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
-    "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError", "DivergedError",
-    "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
+    "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError",
+    "DetailedEvaluation", "DivergedError", "Evaluation", "EvaluationConfig", "LanguageModel", "ModelConfig",
+    "Ops", "Penalties", "PretokenizedTokenizer", "Run",
     "SamplingConfig", "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
     "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
 ]  # fmt: skip

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from . import checkpoint
 from .backends import Ops
-from .config import Config, DataConfig, OnUnknown, SamplingConfig
+from .config import Config, DataConfig, EvaluationConfig, OnUnknown, SamplingConfig
 from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
-from .evaluation import Evaluation, evaluate, pooled
+from .evaluation import DetailedEvaluation, joined, measure
 from .generation import generate_many
 from .inspection import Reading, read
 from .model import CIFGModel
@@ -79,14 +81,20 @@ class Run:
         encoding: str | None = None,
         on_unknown: OnUnknown | None = None,
         windows: bool = False,
-    ) -> Evaluation:
+        **options: Any,
+    ) -> DetailedEvaluation:
         """Loss, perplexity and more on a part of a text; by default the one it was trained on.
+
+        Keywords are those of `EvaluationConfig` as well: top_k, dynamic and others. `figures` of the
+        result holds all figures by name, `intervals` what they are certain to.
 
         The state is carried through the part. With `windows`, and on what trains and validates in a run
         with split="windows", each window of seq_len tokens is predicted from a zero state.
         Raises DataError where that text has changed since, or holds unknown characters (unless
-        `on_unknown`, or else the run's configuration, says what to do with these).
+        `on_unknown`, or else the run's configuration, says what to do with these), and where dynamic
+        evaluation needs the training text and there is none; UsageError for dynamic evaluation of windows.
         """
+        config = from_dict(EvaluationConfig, options, "evaluate")
         corpus = (
             data if isinstance(data, Corpus) else self.corpus(data, encoding=encoding, on_unknown=on_unknown)
         )
@@ -96,7 +104,21 @@ class Run:
         if windows:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
-        return pooled([evaluate(self.model, part, tokenizer=self.tokenizer) for part in parts])
+        training = self._training_text(corpus) if config.dynamic and config.dynamic_rule == "rms" else None
+        return joined(
+            [measure(self.model, part, self.tokenizer, config, training=training) for part in parts]
+        )
+
+    def _training_text(self, corpus: Corpus) -> np.ndarray:
+        """What the model was trained on, be it that corpus or another (N,)."""
+        try:
+            own = corpus if corpus.sha256 == self.trained_on() else self.corpus()
+        except (CheckpointError, DataError) as error:
+            raise DataError(
+                f"gradient statistics need the text that the model was trained on (--dynamic-rule sgd does "
+                f"without): {error}"
+            ) from None
+        return own.train
 
     def inspect(
         self, text: str | None = None, *, length: int = INSPECTED, on_unknown: OnUnknown | None = None

@@ -49,7 +49,7 @@ def test_train_generate_evaluate(tmp_path: Path, text: Path) -> None:
 
     done = charlstm_command("evaluate", out, "--split", "val", "--json")
     figures = json.loads(done.stdout)
-    assert set(figures) == {"loss", "perplexity", "bits_per_char", "mean_max_posterior", "tokens"}
+    assert {"loss", "perplexity", "bits_per_char", "mean_max_posterior", "tokens"} < set(figures)
     assert figures["loss"] == pytest.approx(charlstm.load(out, "numpy").evaluate().loss, rel=1e-5)
     table = charlstm_command("evaluate", out, "--data", text, "--split", "all").stdout
     assert "nats per token" in table

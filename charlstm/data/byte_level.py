@@ -6,7 +6,7 @@ import codecs
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -28,6 +28,10 @@ class ByteLevelTokenizer(Tokenizer):
     def _join(self, ids: Any) -> bytes:
         """The bytes of token ids (N,)."""
 
+    @abstractmethod
+    def _sizes(self, ids: np.ndarray) -> np.ndarray:
+        """How many bytes each token (N,) stands for."""
+
     def decode(self, ids: Any) -> str:
         return self._join(ids).decode("utf-8", self._undecodable)
 
@@ -38,6 +42,18 @@ class ByteLevelTokenizer(Tokenizer):
         decoder = _ByteDecoder(self, self._undecodable)
         pieces = (decoder.feed(ids[k : k + BLOCK]) for k in range(0, len(ids), BLOCK))
         return sum(map(len, pieces)) + len(decoder.finish())
+
+    def located(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        """As `Tokenizer.located`; a byte that is no text counts as a character."""
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        done = 0
+        for ids in blocks:
+            held = len(decoder.getstate()[0])  # bytes of a character that a block before began
+            text = decoder.decode(self._join(ids))
+            points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+            ends = np.cumsum(_utf8_sizes(points)) - held  # of characters, in the block's bytes
+            yield text, done + np.searchsorted(ends, np.cumsum(self._sizes(ids)), side="right")
+            done += len(points)
 
     def _bytes(self, text: str, on_unknown: OnUnknown) -> bytes:
         try:
@@ -50,6 +66,13 @@ class ByteLevelTokenizer(Tokenizer):
 
     def _unknown(self, text: str) -> Counter[str]:
         return Counter(self._without_bytes.findall(text))
+
+
+def _utf8_sizes(points: np.ndarray) -> np.ndarray:
+    """How many bytes code points (N,) take; an escaped byte, a surrogate, is one."""
+    sizes = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
+    sizes[(points >= 0xDC80) & (points <= 0xDCFF)] = 1
+    return sizes
 
 
 class _ByteDecoder(Decoder):
@@ -92,6 +115,9 @@ class ByteTokenizer(ByteLevelTokenizer):
 
     def _join(self, ids: Any) -> bytes:
         return np.asarray(ids).astype(np.uint8).tobytes()
+
+    def _sizes(self, ids: np.ndarray) -> np.ndarray:
+        return np.ones(len(ids), np.int64)
 
     def _content(self) -> dict[str, Any]:
         return {}

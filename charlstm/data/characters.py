@@ -90,6 +90,12 @@ class CharacterTokenizer(Tokenizer):
     def characters(self, ids: np.ndarray) -> int:
         return len(ids)
 
+    def located(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        done = 0
+        for ids in blocks:
+            yield self.decode(ids), np.arange(done + 1, done + len(ids) + 1)
+            done += len(ids)
+
     def extended(self, new: Iterable[str]) -> Self:
         return type(self)([*self.vocabulary, *new], self.normalize)
 

@@ -130,6 +130,16 @@ class Tokenizer(ABC):
         """How many characters token ids (N,) decode to."""
         return len(self.decode(ids))
 
+    def located(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        """The text of token ids that come in blocks (N,) and, for each token, how many characters of the
+        text from the first block on are complete with it (N,)."""
+        decoder, done = self.decoder(), 0
+        for ids in blocks:
+            parts = [decoder.feed([k]) for k in np.asarray(ids).tolist()]
+            ends = done + np.cumsum([len(part) for part in parts], dtype=np.int64)
+            done = int(ends[-1]) if len(ends) else done
+            yield "".join(parts), ends
+
     def extended(self, new: Iterable[str]) -> Self:
         """With new tokens numbered after the known ones; DataError where the vocabulary is fixed."""
         raise DataError(f"the vocabulary of a {self.kind} tokenizer is fixed: it cannot be extended")
