@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backends import Ops, get_ops
     from .cifg import State
+    from .comparison import Comparison, compare
     from .config import Config, DataConfig, EvaluationConfig, ModelConfig, SamplingConfig, TrainingConfig
     from .data import (
         ASCIITokenizer,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "backends": ("Ops", "get_ops"),
     "cifg": ("State",),
+    "comparison": ("Comparison", "compare"),
     "config": (
         "Config", "DataConfig", "EvaluationConfig", "ModelConfig", "SamplingConfig", "TrainingConfig",
     ),
@@ -71,11 +73,11 @@ if not os.path.isdir(os.path.join(_here, "kernels")):
 __version__ = "0.1.0"
 __all__ = [
     "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
-    "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError",
+    "CharacterTokenizer", "CheckpointError", "Comparison", "Config", "Corpus", "DataConfig", "DataError",
     "DetailedEvaluation", "DivergedError", "Evaluation", "EvaluationConfig", "LanguageModel", "ModelConfig",
     "Ops", "Penalties", "PretokenizedTokenizer", "Run",
     "SamplingConfig", "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
-    "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
+    "__version__", "compare", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
 ]  # fmt: skip
 
 

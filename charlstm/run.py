@@ -100,7 +100,7 @@ class Run:
         )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
-        parts = _parts(corpus, self.data_config, split)
+        parts = parts_of(corpus, self.data_config, split)
         if windows:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
@@ -176,7 +176,8 @@ class Run:
             raise CheckpointError(f"{self.directory / 'env.json'} does not name the run's text") from None
 
 
-def _parts(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+def parts_of(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+    """What is read of a split; UsageError for a name that is none, DataError where there is nothing in it."""
     if split not in ("train", "val", "test", "all"):
         raise UsageError(f"split must be train, val, test or all, not {split!r}")
     if split == "all":

@@ -1,4 +1,4 @@
-"""The command line: `charlstm train`, `generate`, `evaluate`, `inspect`, `backends`.
+"""The command line: `charlstm train`, `generate`, `evaluate`, `compare`, `inspect`, `backends`.
 
 Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage, 3 data or
 vocabulary, 4 diverged, 5 backend not available, 130 interrupted, 143 terminated.
@@ -20,6 +20,7 @@ from rich.console import Console
 from .. import __version__
 from ..errors import CharLSTMError
 from .backends import backends
+from .compare import compare
 from .evaluate import evaluate
 from .generate import generate
 from .inspect import inspect
@@ -39,7 +40,7 @@ charlstm backends --check         # does this machine compute rightly?
 app = App(
     name="charlstm", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False
 )
-for command in (train, generate, evaluate, inspect, backends):
+for command in (train, generate, evaluate, compare, inspect, backends):
     app.command(command)
 
 

@@ -44,7 +44,7 @@ def correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     (x, x_length), (y, y_length) = _centred(x), _centred(y)
     with np.errstate(invalid="ignore"):  # NaN lengths
         r: np.ndarray = x.T @ y / np.outer(x_length, y_length)
-    return np.clip(r, -1, 1)
+    return r.clip(-1, 1)
 
 
 def _centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
