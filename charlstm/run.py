@@ -17,12 +17,14 @@ from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
 from .evaluation import DetailedEvaluation, EvaluationConfig, joined, measure
 from .generation import Completion, Hypothesis, beam_search, complete, constraint, generate_many
+from .inspection import Reading, read
 from .model import CIFGModel
 from .options import from_dict
 from .sampling import SamplingConfig
 
 Split = Literal["train", "val", "test", "all"]
 Which = Literal["best", "last"]
+INSPECTED, MOST_INSPECTED = 3000, 20_000  # tokens that are looked into: by default, and at most
 
 
 class Run:
@@ -135,7 +137,7 @@ class Run:
         )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
-        parts = _parts(corpus, self.data_config, split)
+        parts = parts_of(corpus, self.data_config, split)
         if windows:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
@@ -154,6 +156,29 @@ class Run:
                 f"without): {error}"
             ) from None
         return own.train
+
+    def inspect(
+        self, text: str | None = None, *, length: int = INSPECTED, on_unknown: OnUnknown | None = None
+    ) -> Reading:
+        """Let the model read the first `length` tokens of a text and tell what went on inside.
+
+        Without a text the one that validates in the run (where windows do: all of it). Raises DataError as
+        `evaluate`, UsageError for a length below 2 or above 20,000.
+        """
+        if not 2 <= length <= MOST_INSPECTED:
+            raise UsageError(f"length must be 2 to {MOST_INSPECTED:,} tokens, not {length:,}")
+        if text is not None:
+            policy = self.data_config.on_unknown if on_unknown is None else on_unknown
+            tokens = self.tokenizer.encode(text, policy)
+        else:
+            if not (self.directory / "config.toml").is_file():
+                raise DataError(f"{self.directory} does not say what it was trained on: name a --text")
+            corpus = self.corpus(on_unknown=on_unknown)
+            windows = self.data_config.split == "windows" and not len(corpus.val)
+            tokens = corpus.train if windows else corpus.val
+            if not len(tokens):
+                raise DataError(f"nothing of {corpus.name} validates: name a --text")
+        return read(self.model, self.tokenizer, tokens[:length])
 
     def corpus(
         self,
@@ -188,7 +213,8 @@ class Run:
             raise CheckpointError(f"{self.directory / 'env.json'} does not name the run's text") from None
 
 
-def _parts(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+def parts_of(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+    """What is read of a split; UsageError for a name that is none, DataError where there is nothing in it."""
     if split not in ("train", "val", "test", "all"):
         raise UsageError(f"split must be train, val, test or all, not {split!r}")
     if split == "all":
