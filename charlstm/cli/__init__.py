@@ -1,4 +1,4 @@
-"""The command line: `charlstm train`, `generate`, `evaluate`, `backends`.
+"""The command line: `charlstm train`, `generate`, `evaluate`, `export`, `backends`.
 
 Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage, 3 data or
 vocabulary, 4 diverged, 5 backend not available, 130 interrupted, 143 terminated.
@@ -21,6 +21,7 @@ from .. import __version__
 from ..errors import CharLSTMError
 from .backends import backends
 from .evaluate import evaluate
+from .export import export
 from .generate import generate
 from .options import COMMAND
 from .train import train
@@ -38,7 +39,7 @@ charlstm backends --check         # does this machine compute rightly?
 app = App(
     name="charlstm", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False
 )
-for command in (train, generate, evaluate, backends):
+for command in (train, generate, evaluate, export, backends):
     app.command(command)
 
 
