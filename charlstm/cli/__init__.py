@@ -1,4 +1,4 @@
-"""The command line: `charlstm train`, `generate`, `evaluate`, `compare`, `inspect`, `backends`.
+"""The command line: `charlstm train`, `generate`, `evaluate`, `compare`, `inspect`, `export`, `backends`.
 
 Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage, 3 data or
 vocabulary, 4 diverged, 5 backend not available, 130 interrupted, 143 terminated.
@@ -22,6 +22,7 @@ from ..errors import CharLSTMError
 from .backends import backends
 from .compare import compare
 from .evaluate import evaluate
+from .export import export
 from .generate import generate
 from .inspect import inspect
 from .options import COMMAND
@@ -40,7 +41,7 @@ charlstm backends --check         # does this machine compute rightly?
 app = App(
     name="charlstm", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False
 )
-for command in (train, generate, evaluate, compare, inspect, backends):
+for command in (train, generate, evaluate, compare, inspect, export, backends):
     app.command(command)
 
 
