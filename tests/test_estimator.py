@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -305,6 +306,7 @@ def test_sequences_that_cannot_be() -> None:
         (X, {"mask": mask & (np.arange(20) != 3)[:, None]}, "sequence 3 is empty"),
         (X[None], {}, "dim 4"),
         (X, {"sample_weight": -np.ones(20)}, "negative"),
+        (X, {"sample_weight": np.zeros(20)}, "all samples are zero"),
     ):
         with pytest.raises(ValueError, match=problem):
             model.fit(Xs, y[: len(Xs)], **given)
@@ -337,6 +339,15 @@ def test_scikit_learn_is_only_needed_by_the_estimators() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )
     assert 'pip install "charlstm[sklearn]"' in done.stdout
+
+
+def test_the_example_of_the_guide() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "classifier.md").read_text()
+    lines = guide.split("```python\n", 1)[1].split("```", 1)[0]
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    assert names["accuracy"] > 0.97
+    assert names["search"].best_score_ > 0.9
 
 
 def test_epochs_are_told_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

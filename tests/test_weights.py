@@ -109,7 +109,8 @@ def test_squared_error(ops: Ops, dtype: str, rng: np.random.Generator) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "too few": ({"weights": np.ones(4)}, "4 weights for 5"),
+    "too few": ({"weights": np.ones(4)}, r"must be \(5,\)"),
+    "turned": ({"weights": np.ones((1, 5))}, r"must be \(5,\)"),
     "negative": ({"weights": np.array([1, 1, -1, 1, 1])}, "below zero"),
     "no number": ({"weights": np.array([1, np.nan, 1, 1, 1])}, "finite"),
     "nothing": ({"weights": np.zeros(5)}, "not all zero"),

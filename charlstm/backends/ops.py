@@ -306,9 +306,8 @@ class Ops:
         """Mean loss in nats of targets (N,) under logits (N, V), and its gradient (N, V).
 
         With `smoothing` the gradient, not the loss, is that for targets of which this share is spread
-        evenly over all V (Szegedy et al. 2016, arXiv 1512.00567, section 7). `row_weights` (N,), of the
-        logits' dtype, none negative and not all zero, are what each row counts for in the mean; None: all
-        the same.
+        evenly over all V (Szegedy et al. 2016, arXiv 1512.00567, section 7). `row_weights` (N,), of the logits'
+        dtype, none negative and not all zero, are what each row counts for in the mean; None: all the same.
         """
         xp = self.xp
         N, V = logits.shape

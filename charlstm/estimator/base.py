@@ -156,8 +156,8 @@ class CIFGEstimator(BaseEstimator):  # type: ignore[misc]
         expected = (len(data.rows) if self.emit == "every" else len(data),)
         if checked.shape != expected:
             raise ValueError(f"sample_weight must be {expected}, not {checked.shape}")
-        if checked.min() < 0 or not checked.any():
-            raise ValueError("sample weights must not be negative, and at least one must not be zero")
+        if checked.min() < 0:
+            raise ValueError("sample weights must not be negative")
         return np.asarray(checked)
 
     # ---- fitting ------------------------------------------------------------------------

@@ -30,8 +30,10 @@ class Targets:
         return Targets(self.values[rows], self.weights[rows], self.every)
 
     def counting(self, data: Sequences) -> np.ndarray:
-        """The numbers of the sequences that count for anything."""
+        """The numbers of the sequences that count for anything; ValueError where none does."""
         sums = np.add.reduceat(self.weights, data.starts) if self.every else self.weights
+        if not sums.any():
+            raise ValueError("there is nothing to learn from: the weights of all samples are zero")
         return np.flatnonzero(sums)
 
     def batch(self, batch: Batch, which: np.ndarray) -> tuple[np.ndarray, dict[str, Any], float]:

@@ -20,17 +20,17 @@ def ids_on(ops: Ops, x: Any, limit: int, what: str) -> Array:
     return ops.asarray(x.astype(np.int64, order="C"))
 
 
-def target_weights(weights: Any, N: int) -> Array:
-    """Weights of N targets, of any shape, as rows (N,) of float64, the largest 1.
+def target_weights(weights: Any, shape: tuple[int, ...]) -> Array:
+    """Weights of targets of this shape as rows (N,) of float64, the largest 1.
 
-    Raises ValueError where they are not N, negative, not finite, or all 0.
+    Raises ValueError where they are of another shape, negative, not finite, or all 0.
     """
-    rows = np.asarray(weights, np.float64).reshape(-1)
-    if rows.shape[0] != N:
-        raise ValueError(f"there are {rows.shape[0]} weights for {N} targets")
+    rows = np.asarray(weights, np.float64)
+    if rows.shape != shape:
+        raise ValueError(f"weights {rows.shape} must be {shape}, one for each target")
     if not np.isfinite(rows).all() or rows.min() < 0 or not rows.any():
         raise ValueError("weights must be finite numbers, none below zero, and not all zero")
-    return rows / rows.max()
+    return rows.reshape(-1) / rows.max()
 
 
 def last_rows(lengths: Any, T: int, B: int) -> Array:

@@ -149,7 +149,7 @@ class CIFGModel:
         The arguments, and what is raised, as in `loss_and_gradients`.
         """
         x, goals = self._input_and_goals(x, targets)
-        counts, last = self._counts(weights, goals), self._last_rows(lengths, x)
+        counts, last = self._counts(weights, x), self._last_rows(lengths, x)
         top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
         loss, confidence = self._head_loss(self._rows(self._emitting(top, last)), goals, counts)
         return loss, confidence, state
@@ -201,7 +201,7 @@ class CIFGModel:
         """
         ops = self.ops
         x, goals = self._input_and_goals(x, targets)
-        counts, last = self._counts(weights, goals), self._last_rows(lengths, x)
+        counts, last = self._counts(weights, x), self._last_rows(lengths, x)
         T, B = x.shape[:2]
         masks = self._masks(T, B, dropout_seed)
         between, dropped = masks.between, masks.weights
@@ -287,11 +287,12 @@ class CIFGModel:
         """Targets of the right shape as classes (N,), on the backend."""
         return self.ops.xp.reshape(ids_on(self.ops, targets, self.output_size, "targets"), (-1,))
 
-    def _counts(self, weights: Any | None, goals: Array) -> Array | None:
+    def _counts(self, weights: Any | None, x: Array) -> Array | None:
         """Weights of targets as rows (N,) on the backend."""
         if weights is None:
             return None
-        return self.ops.asarray(target_weights(weights, goals.shape[0]), self.config.dtype)
+        shape = tuple(x.shape[:2] if self.emit == "every" else x.shape[1:2])
+        return self.ops.asarray(target_weights(weights, shape), self.config.dtype)
 
     def _first(self, x: Array, masks: Masks = NOTHING_DROPPED) -> LayerInput:
         """What the first layer reads."""
