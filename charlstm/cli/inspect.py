@@ -12,11 +12,11 @@ from cyclopts import Parameter
 from ..data import read_beginning
 from ..inspection import Reading, Search, cut, search
 from ..inspection.page import inspection_page, table_lines
-from ..run import INSPECTED, Run, Which, load
+from ..run import INSPECTED, MOST_INSPECTED, Run, Which, load
 from ..wording import printable, write_text
 from .options import Backend, Json, Threads, Unknown, tell_unknown
 
-PER_TOKEN = 32  # characters of a text that are read for each token: few tokens are longer
+PER_TOKEN = 32  # characters of a text that are read for each token that is longer than one: few are longer
 
 
 def inspect(
@@ -66,7 +66,7 @@ def inspect(
     if text is not None:
         name, content = read_beginning(
             text,
-            PER_TOKEN * max(length, 1),
+            _characters(loaded, length),
             encoding or loaded.data_config.encoding,
             loaded.tokenizer.decoding_errors,
         )
@@ -86,6 +86,12 @@ def inspect(
     for property_name, cells in table_lines(found):
         print(f"{property_name:27}{cells}")
     print(printable(f"{reading.bits_per_token:.4f} bits per token; the page is {output}"), file=sys.stderr)
+
+
+def _characters(run: Run, length: int) -> int:
+    """How much of a text holds that many tokens: what is not looked into need not be known."""
+    per_token = 1 if run.tokenizer.unit in ("character", "byte") else PER_TOKEN
+    return per_token * min(max(length, 1), MOST_INSPECTED)
 
 
 def _described(loaded: Run, reading: Reading, found: Search, output: Path | None) -> dict[str, Any]:

@@ -169,20 +169,21 @@ def compare(
     names a text for all of them, of which all is read unless `split` names a part; without `data`,
     `split` is the part of each run's own text.
 
-    Directories that hold no model, or a damaged one, are left out; where nothing is left the CheckpointError
-    is raised. Other errors as `Run.evaluate`.
+    Directories that hold no model, or a damaged one, are left out; where nothing is left, the last of their
+    errors is raised. Other errors as `Run.evaluate`.
     """
     if data == STDIN:
         raise UsageError("every run reads the text for itself: give a file in place of stdin")
     split = split if split is not None else ("val" if data is None else "all")
     found: list[tuple[Measured, _Read]] = []
     left_out: list[LeftOut] = []
-    problem: CheckpointError | None = None
+    problem: CharLSTMError = UsageError("name one or more run directories to compare")
     for directory in dict.fromkeys(map(Path, directories)):
         try:
             run = load(directory, backend, which=which, threads=threads)
             metrics = run.metrics
-        except CheckpointError as error:
+            _check_whole(run)
+        except (CheckpointError, UsageError) as error:
             problem = error
             left_out.append(LeftOut(directory, str(error)))
             continue
@@ -192,7 +193,7 @@ def compare(
         except CharLSTMError as error:
             raise type(error)(f"{directory}: {error}") from None
     if not found:
-        raise problem if problem is not None else UsageError("name one or more run directories to compare")
+        raise problem
     _check_one_text([(run.directory, read) for run, read in found])
     runs = _with_what_is_lost(found)
     return Comparison(found[0][1].described, sorted(runs, key=lambda run: run.bits_per_char), left_out)
@@ -206,8 +207,8 @@ def _measured(
     windows = f", in windows of {parts[0].seq_len} tokens" if isinstance(parts[0], Windows) else ""
     whole = split == "all" and corpus.whole is not None
     read = _Read(corpus.sha256, whole, _hash(parts, run.tokenizer), f"{of} of {corpus.name}{windows}")
-    own = Config.from_toml(run.directory / "config.toml") if metrics or _is_run(run) else None
-    concerns = {"model": dataclasses.asdict(run.model.config)} if own is None else dataclasses.asdict(own)
+    model_alone = {"model": dataclasses.asdict(run.model.config)}
+    concerns = dataclasses.asdict(run.config) if _is_run(run) else model_alone
     options = {
         f"{concern}.{name}": value for concern, part in concerns.items() for name, value in part.items()
     }
@@ -220,6 +221,13 @@ def _measured(
         notes.append(f"{corpus.unknown.total():,} characters (or words) are not in its vocabulary")
     evaluation = run.evaluate(corpus, split=split)
     return Measured(run.directory, evaluation, run.model.num_parameters, options, metrics, notes), read
+
+
+def _check_whole(run: Run) -> None:
+    """CheckpointError or UsageError where a run directory lacks what it should hold beside its checkpoints."""
+    if _is_run(run):
+        run.trained_on()
+        Config.from_toml(run.directory / "config.toml")
 
 
 def _is_run(run: Run) -> bool:

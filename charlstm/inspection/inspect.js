@@ -36,8 +36,8 @@ function legend() {
   if (row === null) {
     for (let n = 0; n <= LEVELS; n++) swatches.push(["p" + n, n + (n === LEVELS ? "+ bits" : "")]);
   } else {
-    const scale = data.scales[row], from = row < data.kept.length ? -LEVELS : 0;
-    for (let n = from; n <= LEVELS; n += 2) swatches.push([level(n / LEVELS), short((scale * n) / LEVELS)]);
+    const scale = data.scales[row], most = scale ? LEVELS : 0;
+    for (let n = row < data.kept.length ? -most : 0; n <= most; n += 2) swatches.push([level(n / LEVELS), short((scale * n) / LEVELS)]);
   }
   $("legend").replaceChildren(
     ...swatches.map(([style, text]) => {

@@ -68,7 +68,7 @@ def _data(tokenizer: Tokenizer, reading: Reading, search: Search, kept: np.ndarr
         "surprise": np.round(reading.surprise, 3).tolist(),
         "entropy": np.round(reading.entropy, 3).tolist(),
         "alternatives": [[number[token] for token in row] for row in reading.alternatives.tolist()],
-        "probabilities": np.round(reading.probabilities, 4).tolist(),
+        "probabilities": np.round(reading.probabilities, 6).tolist(),
         "kept": kept.tolist(),
         "properties": list(search.properties),
         "scales": [float(f"{scale:.4g}") for scale in scales],

@@ -14,6 +14,7 @@ from ..model import CIFGModel
 
 ALTERNATIVES = 5  # most probable tokens that are kept at each place
 CHUNK = 256  # time steps in one forward pass
+LOGITS = 1 << 22  # that are held at once
 LN2 = math.log(2)
 
 
@@ -65,9 +66,9 @@ def read(
     surprise, entropy, probabilities = np.empty(N), np.empty(N), np.empty((N, K))
     likely = np.empty((N, K), np.int64)
     h, c = (np.empty((N + 1, L, H), model.config.dtype) for _ in range(2))
-    state = None
-    for first in range(0, N + 1, CHUNK):
-        last = min(first + CHUNK, N + 1)
+    state, chunk = None, max(1, min(CHUNK, LOGITS // model.output_size))
+    for first in range(0, N + 1, chunk):
+        last = min(first + chunk, N + 1)
         logits, tape = model.trace(ids[first:last, np.newaxis], state)
         state = tape.last_state(model.ops)
         for k, layer in enumerate(tape.layers):
@@ -97,8 +98,11 @@ def _log_posterior(logits: np.ndarray) -> np.ndarray:
 
 def _largest(posterior: np.ndarray, K: int) -> np.ndarray:
     """The K most probable tokens of each row (T, V), best first; of equal ones that of the lowest id."""
-    order: np.ndarray = np.argsort(-posterior, axis=1, kind="stable")
-    return order[:, :K]
+    left, found = posterior.copy(), np.empty((len(posterior), K), np.int64)
+    for k in range(K):
+        found[:, k] = left.argmax(axis=1)
+        np.put_along_axis(left, found[:, k : k + 1], -1.0, axis=1)
+    return found
 
 
 def _texts(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:
