@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends import Ops, get_ops
+    from .checkpoint import load_model
     from .cifg import State
     from .config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
     from .data import (
@@ -40,11 +41,13 @@ if TYPE_CHECKING:
     )
     from .evaluation import Evaluation
     from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier
+    from .pretrained import save_model
     from .run import Run, load
     from .training import resume, train
 
 _WHERE = {
     "backends": ("Ops", "get_ops"),
+    "checkpoint": ("load_model",),
     "cifg": ("State",),
     "config": ("Config", "DataConfig", "ModelConfig", "SamplingConfig", "TrainingConfig"),
     "data": (
@@ -56,6 +59,7 @@ _WHERE = {
     ),
     "evaluation": ("Evaluation",),
     "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier"),
+    "pretrained": ("save_model",),
     "run": ("Run", "load"),
     "training": ("resume", "train"),
 }  # fmt: skip
@@ -72,7 +76,8 @@ __all__ = [
     "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError", "DivergedError",
     "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
     "SamplingConfig", "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
-    "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
+    "__version__", "get_ops", "load", "load_model", "load_tokenizer", "make_tokenizer", "resume",
+    "save_model", "train",
 ]  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def load(
 
 
 def load_model(
-    directory: Path, backend: str | Ops = "auto", threads: int | None = None
+    directory: str | Path, backend: str | Ops = "auto", threads: int | None = None
 ) -> tuple[CIFGModel, Tokenizer | None]:
     """The model of a directory, on any backend, and its tokenizer where it reads tokens.
 
@@ -101,7 +101,7 @@ def load_model(
     dtypes are not those of the configuration, where a weight is not finite, or where the
     tokenizer is not the one that the weights were trained with.
     """
-    directory = locate(directory)
+    directory = locate(Path(directory))
     config = read_json(directory / "config.json")
     if config.get("model_type") != "charlstm":
         raise CheckpointError(f"{directory / 'config.json'} does not describe a charlstm model")
