@@ -85,15 +85,18 @@ def charlstm_forward(shape: Shape, backend: str) -> Callable[[], np.ndarray]:
     return run
 
 
+PLAIN = SamplingConfig(length=GENERATED, temperature=0.8)
+
+
 def charlstm_generate(shape: Shape, backend: str) -> Callable[[], str]:
     model = charlstm_model(shape, backend)
-    sampling = SamplingConfig(length=GENERATED, temperature=0.8)
-    return lambda: "".join(generate(model, TOKENIZER, "!", sampling))
+    return lambda: "".join(generate(model, TOKENIZER, "!", PLAIN))
 
 
-def charlstm_generate_many(shape: Shape, streams: int) -> Callable[[], list[str]]:
+def charlstm_generate_many(
+    shape: Shape, streams: int, sampling: SamplingConfig = PLAIN
+) -> Callable[[], list[str]]:
     model = charlstm_model(shape, "numba")
-    sampling = SamplingConfig(length=GENERATED, temperature=0.8)
 
     def run() -> list[str]:
         pieces = generate_many(model, TOKENIZER, ["!"] * streams, sampling)

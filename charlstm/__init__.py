@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .backends import Ops, get_ops
     from .checkpoint import load_model
     from .cifg import State
-    from .config import Config, DataConfig, ModelConfig, SamplingConfig, TrainingConfig
+    from .comparison import Comparison, compare
+    from .config import Config, DataConfig, ModelConfig, TrainingConfig
     from .data import (
         ASCIITokenizer,
         BPETokenizer,
@@ -39,17 +40,21 @@ if TYPE_CHECKING:
         DivergedError,
         UsageError,
     )
-    from .evaluation import Evaluation
-    from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier
+    from .estimator import CIFGClassifier, CIFGRegressor
+    from .evaluation import DetailedEvaluation, Evaluation, EvaluationConfig
+    from .generation import Completion
+    from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier, SequenceRegressor
     from .pretrained import save_model
     from .run import Run, load
+    from .sampling import SamplingConfig
     from .training import resume, train
 
 _WHERE = {
     "backends": ("Ops", "get_ops"),
     "checkpoint": ("load_model",),
     "cifg": ("State",),
-    "config": ("Config", "DataConfig", "ModelConfig", "SamplingConfig", "TrainingConfig"),
+    "comparison": ("Comparison", "compare"),
+    "config": ("Config", "DataConfig", "ModelConfig", "TrainingConfig"),
     "data": (
         "ASCIITokenizer", "BPETokenizer", "ByteTokenizer", "CharacterTokenizer", "Corpus",
         "PretokenizedTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer", "make_tokenizer",
@@ -57,10 +62,13 @@ _WHERE = {
     "errors": (
         "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
     ),
-    "evaluation": ("Evaluation",),
-    "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier"),
+    "estimator": ("CIFGClassifier", "CIFGRegressor"),
+    "evaluation": ("DetailedEvaluation", "Evaluation", "EvaluationConfig"),
+    "generation": ("Completion",),
+    "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier", "SequenceRegressor"),
     "pretrained": ("save_model",),
     "run": ("Run", "load"),
+    "sampling": ("SamplingConfig",),
     "training": ("resume", "train"),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
@@ -72,12 +80,13 @@ if not os.path.isdir(os.path.join(_here, "kernels")):
 
 __version__ = "0.1.0"
 __all__ = [
-    "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGModel", "CharLSTMError",
-    "CharacterTokenizer", "CheckpointError", "Config", "Corpus", "DataConfig", "DataError", "DivergedError",
-    "Evaluation", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
-    "SamplingConfig", "SequenceClassifier", "State", "Tokenizer", "TrainingConfig", "UsageError", "WordTokenizer",
-    "__version__", "get_ops", "load", "load_model", "load_tokenizer", "make_tokenizer", "resume",
-    "save_model", "train",
+    "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGClassifier", "CIFGModel",
+    "CIFGRegressor", "CharLSTMError", "CharacterTokenizer", "CheckpointError", "Comparison", "Completion",
+    "Config", "Corpus", "DataConfig", "DataError", "DetailedEvaluation", "DivergedError", "Evaluation",
+    "EvaluationConfig", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
+    "SamplingConfig", "SequenceClassifier", "SequenceRegressor", "State", "Tokenizer", "TrainingConfig",
+    "UsageError", "WordTokenizer", "__version__", "compare", "get_ops", "load", "load_model",
+    "load_tokenizer", "make_tokenizer", "resume", "save_model", "train",
 ]  # fmt: skip
 
 

@@ -265,28 +265,6 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class SamplingConfig:
-    """How text is drawn from a model."""
-
-    length: int = 500
-    """Tokens to generate: characters, or what else the model's text was cut into."""
-    temperature: float = 0.8
-    """Divides the logits: lower is safer, higher is wilder; 0 takes the most probable token."""
-    top_k: int = 0
-    """Draw among this many of the most probable tokens only; 0: among all."""
-    top_p: float = 1.0
-    """Draw among the most probable tokens that hold this much of the probability (nucleus sampling)."""
-    seed: int = 0
-    """Seed of the draws: the same seed gives the same text."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        check_not_negative(self, "length", "temperature", "top_k", "seed")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top_p must lie above 0 and be at most 1, not {self.top_p}")
-
-
-@dataclass(frozen=True)
 class Config:
     """Everything that determines a training run, apart from the backend it runs on."""
 

@@ -69,7 +69,11 @@ def check_not_negative(config: Any, *names: str) -> None:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as "16s", "5m", "2h" or "90"."""
+    """Seconds of a duration such as "16s", "5m", "2h" or "90".
+
+    >>> parse_duration("1.5h")
+    5400.0
+    """
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
     try:
@@ -99,8 +103,14 @@ def _fits(value: Any, hint: Any) -> bool:
     if _is_choice(hint):
         return value in typing.get_args(hint)
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, (tuple, list)):
+        items = [typing.get_args(part)[0] for part in allowed if typing.get_origin(part) is tuple]
+        return any(all(_fits(item, kind) for item in value) for kind in items)
+    if isinstance(value, dict):
+        parts = [typing.get_args(part) for part in allowed if typing.get_origin(part) is dict]
+        return any(all(_fits(k, key) and _fits(v, item) for k, v in value.items()) for key, item in parts)
     if isinstance(value, bool):
         return bool in allowed
     if isinstance(value, int) and float in allowed:
         return True
-    return isinstance(value, tuple(allowed))
+    return isinstance(value, tuple(part for part in allowed if typing.get_origin(part) is None))

@@ -9,19 +9,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from . import checkpoint, pretrained
 from .backends import Ops
 from .card import Card, Figure
-from .config import Config, DataConfig, OnUnknown, SamplingConfig
+from .config import Config, DataConfig, OnUnknown
 from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
-from .evaluation import Evaluation, evaluate, pooled
-from .generation import generate_many
+from .evaluation import DetailedEvaluation, EvaluationConfig, joined, measure
+from .generation import Completion, Hypothesis, beam_search, complete, constraint, generate_many
+from .inspection import Reading, read
 from .model import CIFGModel
 from .options import from_dict
+from .sampling import SamplingConfig
 
 Split = Literal["train", "val", "test", "all"]
 Which = Literal["best", "last"]
+INSPECTED, MOST_INSPECTED = 3000, 20_000  # tokens that are looked into: by default, and at most
 SAMPLE = SamplingConfig(length=300)  # of a model card
 
 _log = logging.getLogger(__name__)
@@ -60,7 +65,7 @@ class Run:
     def generate(self, prompt: str = "", *, on_unknown: OnUnknown = "error", **sampling: Any) -> str:
         """The prompt and what follows it; the same seed gives the same text.
 
-        Keywords are those of `SamplingConfig`: length, temperature, top_k, top_p, seed. Raises
+        Keywords are those of `SamplingConfig`: length, temperature, top_k, seed and so on. Raises
         DataError for a prompt with characters that the model does not know, unless `on_unknown` is
         "skip" or "replace".
         """
@@ -71,11 +76,47 @@ class Run:
     ) -> list[str]:
         """Each of several prompts and what follows it, drawn side by side: far faster than in turn.
 
-        Keywords and errors as in `generate`; the first text is the one that `generate` gives.
+        Keywords and errors as in `generate`; text k is the one that `generate` gives with the seed + k.
         """
         config = from_dict(SamplingConfig, sampling, "generate")
         pieces = generate_many(self.model, self.tokenizer, prompts, config, on_unknown)
         return ["".join(parts) for parts in zip(prompts, *pieces, strict=True)]
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        *,
+        alternatives: int = 0,
+        on_unknown: OnUnknown = "error",
+        **sampling: Any,
+    ) -> list[Completion]:
+        """As `generate_many`, with why each text ended and what the model thought of each token.
+
+        Beside each token stand so many `alternatives`: the most probable ones at its place.
+        """
+        config = from_dict(SamplingConfig, sampling, "complete")
+        return complete(self.model, self.tokenizer, prompts, config, on_unknown, alternatives)
+
+    def beam_search(
+        self,
+        prompt: str = "",
+        *,
+        beams: int = 4,
+        length: int = SamplingConfig.length,
+        length_penalty: float = 0.6,
+        stop: Sequence[str] = (),
+        regex: str | None = None,
+        on_unknown: OnUnknown = "error",
+    ) -> list[Hypothesis]:
+        """The most probable texts after a prompt that a beam search finds, the best first.
+
+        See `charlstm.generation.beam_search`, which says what is raised as well.
+        """
+        constrained = None if regex is None else constraint(regex, self.tokenizer, prompt)
+        return beam_search(
+            self.model, self.tokenizer, prompt, beams=beams, length=length, length_penalty=length_penalty,
+            stop=stop, constraint=constrained, on_unknown=on_unknown,
+        )  # fmt: skip
 
     def evaluate(
         self,
@@ -85,24 +126,67 @@ class Run:
         encoding: str | None = None,
         on_unknown: OnUnknown | None = None,
         windows: bool = False,
-    ) -> Evaluation:
+        **options: Any,
+    ) -> DetailedEvaluation:
         """Loss, perplexity and more on a part of a text; by default the one it was trained on.
+
+        Keywords are those of `EvaluationConfig` as well: top_k, dynamic and others. `figures` of the
+        result holds all figures by name, `intervals` what they are certain to.
 
         The state is carried through the part. With `windows`, and on what trains and validates in a run
         with split="windows", each window of seq_len tokens is predicted from a zero state.
         Raises DataError where that text has changed since, or holds unknown characters (unless
-        `on_unknown`, or else the run's configuration, says what to do with these).
+        `on_unknown`, or else the run's configuration, says what to do with these), and where dynamic
+        evaluation needs the training text and there is none; UsageError for dynamic evaluation of windows.
         """
+        config = from_dict(EvaluationConfig, options, "evaluate")
         corpus = (
             data if isinstance(data, Corpus) else self.corpus(data, encoding=encoding, on_unknown=on_unknown)
         )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
-        parts = _parts(corpus, self.data_config, split)
+        parts = parts_of(corpus, self.data_config, split)
         if windows:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
-        return pooled([evaluate(self.model, part, tokenizer=self.tokenizer) for part in parts])
+        training = self._training_text(corpus) if config.dynamic and config.dynamic_rule == "rms" else None
+        return joined(
+            [measure(self.model, part, self.tokenizer, config, training=training) for part in parts]
+        )
+
+    def _training_text(self, corpus: Corpus) -> np.ndarray:
+        """What the model was trained on, be it that corpus or another (N,)."""
+        try:
+            own = corpus if corpus.sha256 == self.trained_on() else self.corpus()
+        except (CheckpointError, DataError) as error:
+            raise DataError(
+                f"gradient statistics need the text that the model was trained on (--dynamic-rule sgd does "
+                f"without): {error}"
+            ) from None
+        return own.train
+
+    def inspect(
+        self, text: str | None = None, *, length: int = INSPECTED, on_unknown: OnUnknown | None = None
+    ) -> Reading:
+        """Let the model read the first `length` tokens of a text and tell what went on inside.
+
+        Without a text the one that validates in the run (where windows do: all of it). Raises DataError as
+        `evaluate`, UsageError for a length below 2 or above 20,000.
+        """
+        if not 2 <= length <= MOST_INSPECTED:
+            raise UsageError(f"length must be 2 to {MOST_INSPECTED:,} tokens, not {length:,}")
+        if text is not None:
+            policy = self.data_config.on_unknown if on_unknown is None else on_unknown
+            tokens = self.tokenizer.encode(text, policy)
+        else:
+            if not (self.directory / "config.toml").is_file():
+                raise DataError(f"{self.directory} does not say what it was trained on: name a --text")
+            corpus = self.corpus(on_unknown=on_unknown)
+            windows = self.data_config.split == "windows" and not len(corpus.val)
+            tokens = corpus.train if windows else corpus.val
+            if not len(tokens):
+                raise DataError(f"nothing of {corpus.name} validates: name a --text")
+        return read(self.model, self.tokenizer, tokens[:length])
 
     def corpus(
         self,
@@ -207,7 +291,8 @@ class Run:
         return [Figure("test", found.loss, found.bits_per_char)]
 
 
-def _parts(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+def parts_of(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+    """What is read of a split; UsageError for a name that is none, DataError where there is nothing in it."""
     if split not in ("train", "val", "test", "all"):
         raise UsageError(f"split must be train, val, test or all, not {split!r}")
     if split == "all":

@@ -17,7 +17,7 @@ import numpy as np
 from .backends import Ops, get_ops
 from .cifg import State
 from .config import ModelConfig
-from .model import NO_PENALTIES, CIFGModel, Penalties
+from .model import NO_PENALTIES, CIFGModel, Penalties, SequenceRegressor
 
 GRADIENT_ERROR = 1e-7  # relative, float64
 AGREEMENT_ERROR = {"float64": 1e-12, "float32": 2e-5}  # relative to the largest element
@@ -55,6 +55,9 @@ class Case:
     dropout: float = 0.0
     features: int | None = None
     last: bool = False
+    weighted: bool = False  # targets count for more or less, some for nothing
+    ragged: bool = False  # sequences end before T
+    regression: bool = False  # targets are real numbers
     options: Mapping[str, Any] = field(default_factory=dict)  # further ones of `ModelConfig`
     penalties: Penalties = NO_PENALTIES
 
@@ -63,6 +66,10 @@ class Case:
             self.hidden, self.layers, self.embedding, self.dropout, dtype, **self.options  # type: ignore[arg-type]
         )  # fmt: skip
         emit = "last" if self.last else "every"
+        if self.regression:
+            return SequenceRegressor(
+                self.features, self.vocabulary, self.hidden, self.layers, self.dropout, emit, ops, dtype, 5  # type: ignore[arg-type]
+            )  # fmt: skip
         return CIFGModel(self.vocabulary, config, input_size=self.features, emit=emit, backend=ops, seed=5)  # type: ignore[arg-type]
 
     def inputs(self) -> tuple[np.ndarray, np.ndarray, State]:
@@ -74,9 +81,26 @@ class Case:
             if self.features is None
             else rng.standard_normal((*shape, self.features))
         )
-        targets = rng.integers(0, self.vocabulary, (self.B,) if self.last else shape)
+        emitted = (self.B,) if self.last else shape
+        targets = (
+            rng.standard_normal((*emitted, self.vocabulary))
+            if self.regression
+            else rng.integers(0, self.vocabulary, emitted)
+        )
         state_shape = (self.layers, self.B, self.hidden)
         return x, targets, State(rng.uniform(-1, 1, state_shape), rng.standard_normal(state_shape))
+
+    def of_targets(self) -> dict[str, np.ndarray]:
+        """Weights and lengths, where there are any."""
+        rng = np.random.default_rng(4)
+        given: dict[str, np.ndarray] = {}
+        if self.weighted:
+            weights = rng.exponential(size=(self.B,) if self.last else (self.T, self.B))
+            weights.reshape(-1)[1] = 0
+            given["weights"] = weights
+        if self.ragged:
+            given["lengths"] = rng.integers(1, self.T, self.B)
+        return given
 
 
 CASES = (
@@ -105,6 +129,11 @@ CASES = (
          penalties=Penalties(activation=2.0, temporal=1.0)),
     Case("activation regularisation, feature vectors, last step", T=5, B=3, features=4, last=True,
          penalties=Penalties(activation=2.0, temporal=1.0)),
+    Case("weights, label smoothing, tied embedding", T=4, B=3, vocabulary=5, embedding=6, weighted=True,
+         options={"tied_embeddings": True}, penalties=Penalties(label_smoothing=0.1)),
+    Case("weights, feature vectors, ragged sequences", T=6, B=5, features=4, last=True, weighted=True, ragged=True,
+         dropout=0.3, options={"output_dropout": 0.4}),
+    Case("regression, every step, weights", T=4, B=3, features=4, vocabulary=2, weighted=True, regression=True),
     Case("AWD-LSTM", T=5, B=4, layers=3, embedding=6, vocabulary=7, dropout=0.3,
          options={"input_dropout": 0.4, "output_dropout": 0.4, "embedding_dropout": 0.1, "weight_drop": 0.5,
                   "variational": True, "tied_embeddings": True},
@@ -124,20 +153,19 @@ def gradient_errors(case: Case, ops: Ops) -> Iterator[tuple[str, float]]:
     model = case.model(ops)
     x, targets, state = case.inputs()
     rng = np.random.default_rng(1)
+    given: dict[str, Any] = {"dropout_seed": (3,), **case.of_targets()}
     smoothing = case.penalties.label_smoothing
 
     def loss(x: np.ndarray, state: State) -> float:
         """What the gradients are of: cross-entropy, which is linear in the targets, and penalties."""
-        value, gradients, _ = model.loss_and_gradients(
-            x, targets, state, dropout_seed=(3,), penalties=case.penalties
-        )
+        value, gradients, _ = model.loss_and_gradients(x, targets, state, penalties=case.penalties, **given)
         if smoothing:
             each = (np.full_like(targets, v) for v in range(case.vocabulary))
-            others = [model.loss_and_gradients(x, y, state, dropout_seed=(3,))[0] for y in each]
+            others = [model.loss_and_gradients(x, y, state, **given)[0] for y in each]
             value = (1 - smoothing) * value + smoothing * sum(others) / len(others)
         return value + gradients.penalty
 
-    _, gradients, _ = model.loss_and_gradients(x, targets, state, dropout_seed=(3,), penalties=case.penalties)
+    _, gradients, _ = model.loss_and_gradients(x, targets, state, penalties=case.penalties, **given)
     for name, parameter in model.parameters.items():
         start = np.array(ops.to_numpy(parameter))
         direction = rng.standard_normal(start.shape)
@@ -202,17 +230,25 @@ def results(case: Case, ops: Ops, dtype: str) -> dict[str, np.ndarray]:
     model = case.model(ops, dtype)
     x, targets, state = case.inputs()
     state = State(*(part.astype(dtype) for part in state))
+    of_targets: dict[str, Any] = case.of_targets()
     loss, gradients, carried = model.loss_and_gradients(
-        x, targets, state, dropout_seed=(3,), penalties=case.penalties
+        x, targets, state, dropout_seed=(3,), penalties=case.penalties, **of_targets
     )
-    logits, _ = model.forward(x, state)
+    plain, confidence, _ = model.loss(x, targets, state, **of_targets)
+    logits, _ = model.forward(x, state, of_targets.get("lengths"))
     arrays = {f"d {name}": array for name, array in gradients.items()}
     arrays |= {"logits": logits, "h": carried.h, "c": carried.c}
     assert gradients.initial_state is not None  # it was asked for
     arrays |= {"d h0": gradients.initial_state.h, "d c0": gradients.initial_state.c}
     if gradients.inputs is not None:
         arrays["d x"] = gradients.inputs
-    figures = {"loss": np.asarray(loss), "penalty": np.asarray(gradients.penalty)}
+    figures = {
+        name: np.asarray(value)
+        for name, value in (
+            ("loss", loss), ("penalty", gradients.penalty), ("plain loss", plain),
+            *([] if case.regression else [("confidence", confidence)]),
+        )
+    }  # fmt: skip
     return {**figures, **{name: ops.to_numpy(array) for name, array in arrays.items()}}
 
 

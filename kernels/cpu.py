@@ -72,10 +72,10 @@ def reordered_sum(x):
 
 
 @kernel
-def softmax_cross_entropy(logits, targets, dlogits, scale, smoothing):
-    """Sum of the losses of some rows (float64); dlogits becomes (posterior - one hot) * scale.
+def softmax_cross_entropy(logits, targets, weights, dlogits, scale, smoothing):
+    """Sum of the losses of some rows times their weights (float64); dlogits becomes that sum's gradient * scale.
 
-    Of the one hot, a share `smoothing` is spread evenly over all of a row. dlogits may be logits.
+    Of a target, a share `smoothing` is spread evenly over all of a row. dlogits may be logits.
     """
     N, V = logits.shape
     loss = 0.0
@@ -87,13 +87,14 @@ def softmax_cross_entropy(logits, targets, dlogits, scale, smoothing):
         for k in range(V):
             out[k] = exp(row[k] - largest)
         total = reordered_sum(out)
-        loss += np.log(np.float64(total)) - np.float64(score - largest)
-        factor = scale / total
+        loss += np.float64(weights[n]) * (np.log(np.float64(total)) - np.float64(score - largest))
+        share = scale * weights[n]
+        factor = share / total
         for k in range(V):
             out[k] *= factor
-        out[target] -= scale - scale * smoothing
+        out[target] -= share - share * smoothing
         if smoothing > 0:
-            even = scale * smoothing / logits.dtype.type(V)
+            even = share * smoothing / logits.dtype.type(V)
             for k in range(V):
                 out[k] -= even
     return loss

@@ -27,9 +27,11 @@ def _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, 
     """
     H, width = rows.shape[1], VECTORS * W.shape[3]
     some, panel = min(block.shape[1], bias.shape[0] - symbol), symbol // width
-    for k in range(count):
-        block[k, :some] = bias[symbol : symbol + some]
-        block[k, some:] = 0
+    for k in range(count):  # element by element: to assign a whole row takes seconds more to compile
+        for v in range(some):
+            block[k, v] = bias[symbol + v]
+        for v in range(some, block.shape[1]):
+            block[k, v] = 0
     add_rows(rows, first * H, H, W[panel : panel + (some + width - 1) // width], block, 0, count, 1)
     for k in range(count):
         row, target = block[k, :some], targets[first + k] - symbol
@@ -49,8 +51,8 @@ def _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, 
 
 
 @kernel
-def loss(rows, W, bias, targets, block, start, stop):
-    """The summed loss of rows `start` to `stop`, and the sum of their largest posteriors.
+def loss(rows, W, bias, targets, weights, block, start, stop):
+    """The loss of rows `start` to `stop` and their largest posteriors, summed with weights (N,).
 
     rows (N, H); W: weight (H, V) in panels; bias (V,); block is room for some rows of a block of logits.
     """
@@ -62,16 +64,17 @@ def loss(rows, W, bias, targets, block, start, stop):
         for symbol in range(0, bias.shape[0], block.shape[1]):
             _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, totals, scores)
         for k in range(count):
-            total += np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k])
-            confidence += 1 / np.float64(totals[k])
+            weight = np.float64(weights[first + k])
+            total += weight * (np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k]))
+            confidence += weight / np.float64(totals[k])
     return total, confidence
 
 
 @njit(**OPTIONS)
-def _posteriors(block, some, count, targets, first, symbol, tops, largest, totals, scale, smoothing, even):
-    """Exponentials of a block become (posterior - smoothed one hot) * scale."""
+def _posteriors(block, some, count, targets, first, symbol, tops, largest, totals, shares, smoothing, V):
+    """Exponentials of a block become (posterior - smoothed one hot) * the row's share of the mean."""
     for k in range(count):
-        row, target = block[k, :some], targets[first + k] - symbol
+        row, target, scale = block[k, :some], targets[first + k] - symbol, shares[k]
         factor = scale / totals[k]
         if tops[k] != largest[k]:
             factor *= exp(tops[k] - largest[k])
@@ -80,6 +83,7 @@ def _posteriors(block, some, count, targets, first, symbol, tops, largest, total
         if 0 <= target < some:
             row[target] -= scale - scale * smoothing
         if smoothing > 0:
+            even = scale * smoothing / block.dtype.type(V)
             for v in range(some):
                 row[v] -= even
 
@@ -90,6 +94,7 @@ def gradients(
     W,
     bias,
     targets,
+    weights,
     WT,
     drows,
     dW,
@@ -103,24 +108,27 @@ def gradients(
     start,
     stop,
 ):
-    """The summed loss of rows `start` to `stop`; writes their drows, adds to dW and db (V,).
+    """The loss of rows `start` to `stop`, summed with weights (N,); writes drows, adds to dW and db (V,).
 
-    Gradients are those of the summed loss, its targets smoothed, times `scale`. rows (N, H); W: weight
+    Gradients are those of that sum, its targets smoothed, times `scale`. rows (N, H); W: weight
     (H, V) in panels, WT: blocks of its transpose in panels; dW (H, V), or (V, H) if `transposed`. Room:
     blocks (V / width, piece, width) for logits, columns (H or width / ROWS, piece, ROWS) for what is left
     in the product that gives dW, panels (1 or all of H, piece, 3, lanes) for what is right in it.
     """
     (piece, width), H, V, total = blocks.shape[1:], rows.shape[1], bias.shape[0], 0.0
-    even, step = scale * smoothing / blocks.dtype.type(V), VECTORS * panels.shape[3]
+    step = VECTORS * panels.shape[3]
     tops = np.empty((blocks.shape[0], piece), blocks.dtype)
-    largest, totals, scores = np.empty((3, piece), blocks.dtype)
+    largest, totals, scores, shares = np.empty((4, piece), blocks.dtype)
     for first in range(start, stop, piece):
         count = min(piece, stop - first)
         for n in range(blocks.shape[0]):
             _exponentials(rows, W, bias, targets, first, count, n * width, blocks[n], largest, totals, scores)
-            tops[n] = largest
+            for k in range(count):
+                tops[n, k] = largest[k]
         for k in range(count):
-            total += np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k])
+            weight = np.float64(weights[first + k])
+            total += weight * (np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k]))
+            shares[k] = scale * weights[first + k]
         if transposed:
             for n in range(panels.shape[0]):
                 pack_panel(rows, first, count, n * step, panels, n)
@@ -130,7 +138,7 @@ def gradients(
             block, symbol = blocks[n], n * width
             some = min(width, V - symbol)
             _posteriors(
-                block, some, count, targets, first, symbol, tops[n], largest, totals, scale, smoothing, even
+                block, some, count, targets, first, symbol, tops[n], largest, totals, shares, smoothing, V
             )
             add_rows(block, 0, width, WT[n], drows, first * H, count, min(n, 1))
             if transposed:

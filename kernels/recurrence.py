@@ -276,4 +276,6 @@ def backward(
             pack_panel(rows_da, 0, rows_da.shape[0], column, panel, 0)
             add_columns(h_columns, panel, rows_da.shape[0], dR, column, 0, h_columns.shape[0])
             add_columns(x_columns, panel, rows_da.shape[0], dW, column, 0, x_columns.shape[0])
-        da[steps] = da[empty]
+        for k in range(count):
+            for n in range(GATES * H):
+                da[steps, k, n] = da[empty, k, n]

@@ -1,4 +1,4 @@
-"""Generation in one compiled loop: draw a token, read it, go on; without and with the tile engine."""
+"""Drawing a token from logits: the compiled form of `charlstm.backends.draw`, which says what is done and why."""
 
 from __future__ import annotations
 
@@ -6,132 +6,284 @@ import numpy as np
 from numba import njit
 
 from .compiling import OPTIONS, kernel
-from .cpu import gates_forward
-from .products import add_rows
-from .recurrence import forward_step
+
+END = -1  # both as in charlstm.backends.sampling
+NOT_FINITE = -2
+RANKED = 256  # candidates that are sorted by counting; of more a heap gives the first ones
 
 
 @kernel
-def draw(logits, temperature, top_k, top_p, uniform, weights):
-    """As `charlstm.backends.draw`; -1 where logits (V,) are not finite. weights (V,) is room."""
+def room(V):
+    """What `draw` works in: values, weights and keys, and integers: an order, a spare one, marks; all (V+1,)."""
+    return (
+        np.empty(V + 1),
+        np.empty(V + 1),
+        np.empty(V + 1),
+        np.empty(V + 1, np.int64),
+        np.empty(V + 1, np.int64),
+        np.zeros(V + 1, np.int64),
+    )
+
+
+@kernel
+def draw(logits, sampler, temperature, uniforms, recent, bias, allowed, ends, room):
+    """As `charlstm.backends.draw`; bias and allowed are (0,) where there are none, `room` is from `room`."""
+    values, weights, keys, order, spare, marks = room
     V = logits.shape[0]
     best = 0
     for v in range(V):
         if not np.isfinite(logits[v]):
-            return -1
+            return NOT_FINITE
+        values[v] = logits[v]
         if logits[v] > logits[best]:
             best = v
+    count, top, outside = V, values[best], -np.inf
+    masked = bias.shape[0] or allowed.shape[0] or sampler.repetition_penalty != 1 or sampler.no_repeat_ngram
+    if masked:
+        for v in range(bias.shape[0]):
+            values[v] += bias[v]
+        marks[V] += 2
+        seen, banned = marks[V], marks[V] + 1
+        if sampler.repetition_penalty != 1:
+            _penalize(values, recent, sampler.repetition_penalty, marks, seen)
+        if sampler.no_repeat_ngram:
+            _rule_out(recent, sampler.no_repeat_ngram, marks, banned)
+        if ends:
+            for v in range(V):
+                if not allowed[v]:
+                    outside = max(outside, values[v])
+        best = _mask(values, allowed, marks, banned, weights)
+        if best < 0:  # rather a repetition than nothing
+            best = _mask(values, allowed, marks, banned + 1, weights)
+        if best < 0:
+            return END
+        top = values[best]
     if temperature == 0:
-        return best
-    for v in range(V):
-        weights[v] = np.exp((np.float64(logits[v]) - np.float64(logits[best])) / temperature)
-    if 0 < top_k < V or top_p < 1:
-        _cut(weights, top_k, top_p)
-    total = 0.0
-    for v in range(V):
-        total += weights[v]
-        weights[v] = total
-    return np.searchsorted(weights, uniform * total, side="right")
+        return END if outside > top else best
+    top = max(top, outside)
+    if masked:
+        for v in range(V):
+            weights[v] = np.exp((weights[v] - top) / temperature)
+    else:
+        for v in range(V):
+            weights[v] = np.exp((values[v] - top) / temperature)
+    if ends:
+        count = V + 1
+        weights[V] = 0
+        for v in range(V):
+            if not allowed[v]:
+                weights[V] += np.exp((values[v] - top) / temperature)
+    if 0 < sampler.top_k < count or sampler.top_p < 1 or sampler.typical < 1 or sampler.min_p > 0:
+        _cut(
+            weights[:count], sampler.top_k, sampler.top_p, sampler.typical, sampler.min_p, keys, order, spare
+        )
+    token = _at(weights[:count], uniforms[0])
+    if sampler.redraw:
+        best = 0
+        for v in range(count):
+            if weights[v] > weights[best]:
+                best = v
+        if token != best:
+            token = _at(weights[:count], uniforms[1])
+    return END if token == V else token
 
 
 @njit(**OPTIONS)
-def _cut(weights, top_k, top_p):
-    """Set to 0 what lies outside of the top k and the top p."""
-    order = np.argsort(-weights, kind="mergesort")  # stable: of equal weights the first stay
-    kept = min(top_k, len(weights)) if top_k else len(weights)
-    if top_p < 1:
-        total = 0.0
-        for n in range(kept):
-            total += weights[order[n]]
-        wanted, total = top_p * total, 0.0
-        for n in range(kept):
-            total += weights[order[n]]
-            if total >= wanted:
-                kept = n + 1
-                break
-    weights[order[kept:]] = 0
-
-
-@kernel
-def add_product(x, A, y):
-    """y += x A for a vector x (K,) and A (K, N), four rows of A at a time."""
-    K, N = A.shape
-    whole = K - K % 4
-    for k in range(0, whole, 4):
-        x0, x1, x2, x3 = x[k], x[k + 1], x[k + 2], x[k + 3]
-        a0, a1, a2, a3 = A[k], A[k + 1], A[k + 2], A[k + 3]
-        for n in range(N):
-            y[n] += x0 * a0[n] + x1 * a1[n] + x2 * a2[n] + x3 * a3[n]
-    for k in range(whole, K):
-        x0, a0 = x[k], A[k]
-        for n in range(N):
-            y[n] += x0 * a0[n]
-
-
-@kernel
-def generate(
-    table, W, b, R, head, bias, logits, h, c, uniforms, temperature, top_k, top_p, tokens, start, stop
-):
-    """Draw tokens (N, B) of the streams `start` to `stop`; logits (B, V), h and c (L, B, H) go on in place.
-
-    W (L-1, H, 3H), b (L-1, 3H) and R (L, H, 3H) are stacked. Returns the number of draws that were
-    made of each stream: fewer than N where logits are not finite.
-    """
-    L, _, H = h.shape
-    a, gates = np.empty((1, 3 * H), h.dtype), np.empty((1, 3 * H), h.dtype)
-    before, nothing = np.empty((1, H), h.dtype), np.zeros((1, 3 * H), h.dtype)
-    room = np.empty(logits.shape[1])
-    for stream in range(start, stop):
-        for n in range(uniforms.shape[0]):
-            token = draw(logits[stream], temperature, top_k, top_p, uniforms[n, stream], room)
-            if token < 0:
-                return n
-            tokens[n, stream] = token
-            for k in range(L):
-                if k:
-                    a[0, :] = b[k - 1]
-                    add_product(h[k - 1, stream], W[k - 1], a[0])
-                else:
-                    a[0, :] = table[token]
-                state, cell = h[k, stream : stream + 1], c[k, stream : stream + 1]
-                add_product(state[0], R[k], a[0])
-                before[0, :] = cell[0]
-                gates_forward(a, nothing, before, gates, cell, state)
-            logits[stream] = bias
-            add_product(h[L - 1, stream], head, logits[stream])
-    return uniforms.shape[0]
-
-
-@kernel
-def generate_fused(
-    table, W, b, R, head, bias, logits, h, c, uniforms, temperature, top_k, top_p, tokens, start, stop
-):  # fmt: skip
-    """As `generate`, with all streams of a thread in a tile; W, R and head are packed in panels.
-
-    h (2, L, B, H) is used in turn: slot 0 holds the state before the first draw, slot N % 2 the last.
-    """
-    _, L, B, H = h.shape
-    N, V = uniforms.shape[0], bias.shape[0]
-    room, zeros, nothing = np.empty(V), np.zeros(B, np.int64), np.empty((B, 0), h.dtype)
-    for n in range(N):
-        old, new = n % 2, (n + 1) % 2
-        for stream in range(start, stop):
-            token = draw(logits[stream], temperature, top_k, top_p, uniforms[n, stream], room)
-            if token < 0:
-                return n
-            tokens[n, stream] = token
-        for k in range(L):
-            if k:
-                forward_step(
-                    b[k - 1 : k], zeros, h[new, k - 1], W[k - 1], R[k], h[old, k], c[k], c[k], h[new, k],
-                    None, 0, start, stop,
-                )  # fmt: skip
+def _penalize(values, recent, penalty, marks, mark):
+    for token in recent:
+        if marks[token] != mark:
+            marks[token] = mark
+            if values[token] > 0:
+                values[token] /= penalty
             else:
-                forward_step(
-                    table, tokens[n], nothing, R[0], R[0], h[old, 0], c[0], c[0], h[new, 0],
-                    None, 0, start, stop,
-                )  # fmt: skip
-        for stream in range(start, stop):
-            logits[stream] = bias
-        add_rows(h[new, L - 1], start * H, H, head, logits, start * V, stop - start, 1)
-    return N
+                values[token] *= penalty
+
+
+@njit(**OPTIONS)
+def _rule_out(recent, size, marks, mark):
+    """Mark the tokens that would make an n-gram which `recent` holds already."""
+    last = recent.shape[0] - size + 1  # where the tokens begin that the next one would join
+    for start in range(last):
+        k = 0
+        while k < size - 1 and recent[start + k] == recent[last + k]:
+            k += 1
+        if k == size - 1:
+            marks[recent[start + k]] = mark
+
+
+@njit(**OPTIONS)
+def _mask(values, allowed, marks, mark, weights):
+    """Values of what may follow, -inf for the rest; the largest's place, -1 where nothing may."""
+    best, largest, V = -1, -np.inf, marks.shape[0] - 1
+    for v in range(V):
+        weights[v] = values[v]
+        if marks[v] == mark or (allowed.shape[0] and not allowed[v]):
+            weights[v] = -np.inf
+        if weights[v] > largest:
+            best, largest = v, weights[v]
+    return best
+
+
+@njit(**OPTIONS)
+def _cut(weights, top_k, top_p, typical, min_p, keys, order, spare):
+    """Set to 0 the weights that the options leave out."""
+    count = kept = weights.shape[0]
+    for v in range(count):
+        order[v] = v
+    if 0 < top_k < count or top_p < 1:
+        for v in range(count):
+            keys[v] = weights[v]
+        kept = _first(weights, keys, order, spare, count, top_k if top_k else count, top_p)
+    if typical < 1:
+        total, entropy = 0.0, 0.0
+        for k in range(kept):
+            total += weights[order[k]]
+        log_total = np.log(total)
+        for k in range(kept):
+            weight = weights[order[k]]
+            keys[k] = log_total - np.log(weight)
+            if weight > 0:
+                entropy += weight / total * keys[k]
+        for k in range(kept):
+            keys[k] = -abs(keys[k] - entropy)
+        kept = _first(weights, keys, order, spare, kept, kept, typical)
+    if min_p > 0:
+        largest = 0.0
+        for k in range(kept):
+            largest = max(largest, weights[order[k]])
+        for k in range(kept):
+            if weights[order[k]] < min_p * largest:
+                weights[order[k]] = 0
+    if kept < count:
+        for k in range(kept):
+            keys[k] = weights[order[k]]
+        for v in range(count):
+            weights[v] = 0
+        for k in range(kept):
+            weights[order[k]] = keys[k]
+
+
+@njit(**OPTIONS)
+def _first(weights, keys, order, spare, count, most, share):
+    """Bring to the front of `order` the largest keys[k], those of weights[order[k]], for k below count.
+
+    At most so many, and of these as many as hold the share of their weights; their number is returned.
+    """
+    total, limited = 0.0, most < count
+    for k in range(count):
+        total += weights[order[k]]
+    most = min(most, count)
+    if count <= RANKED:
+        _rank(keys, order, spare, count)
+    else:
+        most = _take_from_heap(weights, keys, order, spare, count, most, np.inf if limited else share * total)
+    if share >= 1:
+        return most
+    if limited:  # the share is one of what `most` leaves
+        total = 0.0
+        for k in range(most):
+            total += weights[order[k]]
+    mass, kept = 0.0, 0
+    while mass < share * total and kept < most:
+        mass += weights[order[kept]]
+        kept += 1
+    return kept
+
+
+@njit(**OPTIONS)
+def _rank(keys, order, spare, count):
+    """Sort `order` by keys, the largest first, of equal ones the first token.
+
+    By counting what precedes each: nothing for a processor to guess, and whole vectors at a time.
+    """
+    for k in range(count):
+        key, token, rank = keys[k], order[k], 0
+        for other in range(count):
+            tied = (keys[other] == key) & (order[other] < token)
+            rank += np.int64((keys[other] > key) | tied)
+        spare[rank] = token
+    for k in range(count):
+        order[k] = spare[k]
+
+
+@njit(**OPTIONS)
+def _take_from_heap(weights, keys, order, spare, count, most, mass):
+    """As `_rank`, for the first so many or so much: few of many. Returns how many these are."""
+    taken = root = 0
+    for start in range(count // 2 - 1, -1, -1):
+        _sift(keys, order, start, count)
+    while taken < most and mass > 0:
+        spare[taken] = order[0]
+        mass -= weights[order[0]]
+        taken += 1
+        keys[0], order[0] = keys[count - taken], order[count - taken]
+        _sift(keys, order, root, count - taken)
+    for k in range(taken):
+        order[k] = spare[k]
+    return taken
+
+
+@njit(**OPTIONS)
+def _sift(keys, order, start, count):
+    """Let the key at `start` sink to its place in a heap with the largest, of equal ones the first token, on top."""
+    place, key, token = start, keys[start], order[start]
+    while 2 * place + 1 < count:
+        child = 2 * place + 1
+        if child + 1 < count and (
+            keys[child + 1] > keys[child]
+            or (keys[child + 1] == keys[child] and order[child + 1] < order[child])
+        ):
+            child += 1
+        if key > keys[child] or (key == keys[child] and token < order[child]):
+            break
+        keys[place], order[place] = keys[child], order[child]
+        place = child
+    keys[place], order[place] = key, token
+
+
+@njit(**OPTIONS)
+def _precedes(keys, a, b):
+    return keys[a] > keys[b] or (keys[a] == keys[b] and a < b)
+
+
+@njit(**OPTIONS)
+def _at(weights, uniform):
+    """Where the running sum of the weights passes a share of it all."""
+    total = 0.0
+    for v in range(weights.shape[0]):
+        total += weights[v]
+    wanted, mass = uniform * total, 0.0
+    last = 0
+    for v in range(weights.shape[0]):
+        mass += weights[v]
+        if mass > wanted:
+            return v
+        if weights[v] > 0:
+            last = v
+    return last
+
+
+@kernel
+def score(logits, token, scores, n, stream):
+    """As `charlstm.backends.score`."""
+    if not scores.entropies.shape[0]:
+        return
+    V, A = logits.shape[0], scores.best.shape[2]
+    largest, total, mean = -np.inf, 0.0, 0.0
+    for v in range(V):
+        largest = max(largest, np.float64(logits[v]))
+    for v in range(V):
+        shifted = logits[v] - largest
+        total += np.exp(shifted)
+        mean += np.exp(shifted) * shifted
+    log_total = np.log(total)
+    scores.log_probabilities[n, stream] = logits[token] - largest - log_total
+    scores.entropies[n, stream] = log_total - mean / total
+    for k in range(A):  # a few passes: alternatives are few
+        best = -1
+        for v in range(V):
+            behind = k == 0 or _precedes(logits, scores.best[n, stream, k - 1], v)
+            if behind and (best < 0 or logits[v] > logits[best]):
+                best = v
+        scores.best[n, stream, k] = best
+        scores.best_log_probabilities[n, stream, k] = logits[best] - largest - log_total

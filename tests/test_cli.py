@@ -45,11 +45,12 @@ def test_train_generate_evaluate(tmp_path: Path, text: Path) -> None:
     assert coldest == charlstm_command(*command, "--temperature", 0).stdout != first.stdout
     assert charlstm_command(*command, "--top-p", 0.5).stdout != first.stdout
     as_json = json.loads(charlstm_command(*command, "--json").stdout)
-    assert as_json == {"prompt": "The ", "text": first.stdout[:-1], "seed": 5}
+    assert as_json["prompt"] == "The "
+    assert [(row["text"], row["seed"]) for row in as_json["samples"]] == [(first.stdout[4:-1], 5)]
 
     done = charlstm_command("evaluate", out, "--split", "val", "--json")
     figures = json.loads(done.stdout)
-    assert set(figures) == {"loss", "perplexity", "bits_per_char", "mean_max_posterior", "tokens"}
+    assert {"loss", "perplexity", "bits_per_char", "mean_max_posterior", "tokens"} < set(figures)
     assert figures["loss"] == pytest.approx(charlstm.load(out, "numpy").evaluate().loss, rel=1e-5)
     table = charlstm_command("evaluate", out, "--data", text, "--split", "all").stdout
     assert "nats per token" in table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import hashlib
 import io
@@ -26,6 +27,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """What pooch leaves is collected here, where its warning is ignored, not in some later test."""
+    yield
+    gc.collect()
+
 
 TEXT = "It was a bright cold day in April, and the clocks were striking thirteen.\n" * 40
 CONTENT = TEXT.encode()

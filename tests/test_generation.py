@@ -8,8 +8,10 @@ from conftest import make_ops
 
 import charlstm
 from charlstm import CharacterTokenizer, DataError, SamplingConfig
-from charlstm.backends import Ops, Sampler, draw, numba_ops
-from charlstm.generation import DRAWN_AT_ONCE, PROMPT_CHUNK, generate, generate_many
+from charlstm.backends import Ops
+from charlstm.generation import generate, generate_many
+from charlstm.generation.reading import CHUNK
+from charlstm.generation.streams import DRAWN_AT_ONCE
 from charlstm.model import LanguageModel
 
 
@@ -42,92 +44,10 @@ def test_generation_follows_the_posterior_of_the_whole_text() -> None:
 def test_a_long_prompt_is_read_whole(rng: np.random.Generator) -> None:
     model = LanguageModel(5, 6, 2, backend="numpy", dtype="float64")
     tokenizer = CharacterTokenizer("abcde")
-    ids = rng.integers(0, 5, 2 * PROMPT_CHUNK + 100)
+    ids = rng.integers(0, 5, 2 * CHUNK + 100)
     logits, _ = model.forward(ids[:, np.newaxis])
     first = next(generate(model, tokenizer, tokenizer.decode(ids), SamplingConfig(1, temperature=0)))
     assert first == tokenizer.decode([int(np.argmax(logits[-1, 0]))])
-
-
-def compiled_draw(logits: np.ndarray, sampler: Sampler, uniform: float) -> int:
-    from charlstm.kernels import sampling
-
-    return int(sampling.draw(logits, *sampler, uniform, np.empty(len(logits))))
-
-
-@pytest.mark.parametrize("draws", [draw, compiled_draw])
-@pytest.mark.parametrize(
-    ("sampler", "kept"),
-    [
-        (Sampler(), 4),
-        (Sampler(0.6), 4),
-        (Sampler(top_k=2), 2),
-        (Sampler(top_k=9), 4),
-        (Sampler(top_p=0.5), 1),
-        (Sampler(top_p=0.81), 3),
-        (Sampler(top_p=0.8), 2),
-        (Sampler(2.0, top_k=3, top_p=0.6), 2),  # of 0.39, 0.30, 0.21 of the three
-    ],
-)
-def test_draws_have_the_frequencies_of_the_posterior(draws, sampler: Sampler, kept: int) -> None:  # type: ignore[no-untyped-def]
-    """Pearson's chi-square at the 0.1 % level (16.27 for 3 degrees of freedom), nothing cut is drawn."""
-    order = np.array([2, 0, 3, 1])
-    posterior = np.array([0.5, 0.301, 0.15, 0.049])
-    logits = np.log(posterior)[np.argsort(order)]  # not in the order of their probability
-    expected = posterior ** (1 / sampler.temperature)
-    expected[kept:] = 0
-    expected = 20_000 * (expected / expected.sum())[np.argsort(order)]
-    uniforms = np.random.default_rng(0).random(20_000)
-    counts = np.bincount([draws(logits, sampler, u) for u in uniforms], minlength=4)
-    assert not counts[expected == 0].any()
-    some = expected > 0
-    assert np.sum((counts[some] - expected[some]) ** 2 / expected[some]) < 16.27
-
-
-@pytest.mark.parametrize("draws", [draw, compiled_draw])
-@pytest.mark.parametrize("temperature", [0.0, 1e-320, 1e-12])
-def test_the_coldest_temperatures_take_the_most_probable(draws, temperature: float) -> None:  # type: ignore[no-untyped-def]
-    logits = np.array([1.0, 3.0, 2.0], np.float32)
-    for uniform in (0.0, 0.3, np.nextafter(1, 0)):
-        assert draws(logits, Sampler(temperature), uniform) == 1
-
-
-@pytest.mark.parametrize("sampler", [Sampler(), Sampler(top_k=3), Sampler(0.5, 0, 0.7), Sampler(1.5, 5, 0.9)])
-def test_draws_at_the_ends_of_the_distribution(rng: np.random.Generator, sampler: Sampler) -> None:
-    for _ in range(200):
-        logits = (10 * rng.standard_normal(7)).round(0).astype(np.float32)  # with equal ones
-        for uniform in (0.0, np.nextafter(1, 0), rng.random()):
-            assert 0 <= draw(logits, sampler, uniform) == compiled_draw(logits, sampler, uniform) < 7
-
-
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("streams", [1, 3, 19])
-def test_tokens_of_every_backend(
-    ops: Ops,
-    dtype: str,
-    layers: int,
-    streams: int,
-    rng: np.random.Generator,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The same draws on each backend, at sizes that no vector divides, carried over two calls."""
-    monkeypatch.setattr(numba_ops, "SMALLEST_PRODUCT", 1)  # streams on several threads
-    uniforms = rng.random((40, streams))
-    drawn = []
-    sampler = Sampler(0.7, 9, 0.95)
-    for each in (ops, make_ops("numpy")):
-        model = LanguageModel(11, 37, layers, 5, backend=each, dtype=dtype, seed=2)  # type: ignore[arg-type]
-        model.parameters["head.weight"][...] *= 6
-        weights = model.step_weights()
-        logits, state = model.forward(np.full((1, streams), 3))
-        first = each.generate(weights, logits[0, ...], *state, uniforms[:25], sampler)
-        second = each.generate(weights, *first[1:], uniforms[25:], sampler)
-        drawn.append(np.concatenate((first[0], second[0])))
-        shapes = [(streams, 11), (layers, streams, 37), (layers, streams, 37)]
-        assert [tuple(x.shape) for x in second[1:]] == shapes
-        again = each.generate(weights, logits[0, ...], *state, uniforms[:25], sampler)
-        assert np.array_equal(again[0], first[0])  # what it was given stayed as it was
-    assert np.array_equal(*drawn)
-    assert len(set(drawn[0][:, 0])) > 3
 
 
 def test_streams_side_by_side_draw_what_each_alone_would(small_run: charlstm.Run, ops: Ops) -> None:
@@ -146,22 +66,6 @@ def test_logits_that_are_not_finite(ops: Ops) -> None:
     model.parameters["head.bias"][...] = float("nan")
     with pytest.raises(charlstm.DivergedError, match="not finite"):
         list(generate(model, CharacterTokenizer("ab"), "a"))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"temperature": -1.0},
-        {"temperature": float("nan")},
-        {"length": -1},
-        {"top_k": -1},
-        {"top_p": 0.0},
-        {"top_p": 1.5},
-    ],
-)
-def test_sampling_that_cannot_be(wrong: dict[str, float]) -> None:
-    with pytest.raises(charlstm.UsageError, match=next(iter(wrong))):
-        SamplingConfig(**wrong)  # type: ignore[arg-type]
 
 
 def test_prompts(small_run: charlstm.Run) -> None:
@@ -227,3 +131,102 @@ def test_unknown_words_of_a_prompt_are_known_as_such() -> None:
     tokenizer = charlstm.WordTokenizer(["<unk>", "<eos>", "b", "c"])
     model = certain(tokenizer, [0, 2, 3, 1])
     assert "".join(generate(model, tokenizer, "Xyzzy", SamplingConfig(2, temperature=0))) == " b c"
+
+
+# ---- seeds, ends, and what the model thought -----------------------------------------------------
+
+
+def test_a_sample_is_the_same_alone_and_in_a_batch(small_run: charlstm.Run, ops: Ops) -> None:
+    run = charlstm.load(small_run.directory, ops)
+    options = {
+        "length": 90, "temperature": "1.2:0.5", "top_k": 12, "top_p": 0.95, "typical": 0.9, "min_p": 0.01,
+        "repetition_penalty": 1.2, "no_repeat_ngram": 5, "repetition_window": 30, "logit_bias": {"e": 1.0},
+        "redraw": True,
+    }  # fmt: skip
+    texts = run.generate_many(["The "] * 5, seed=3, **options)
+    assert len(set(texts)) == 5
+    for k, text in enumerate(texts):
+        assert run.generate("The ", seed=3 + k, **options) == text
+
+
+def test_stop_strings(small_run: charlstm.Run) -> None:
+    whole = small_run.generate("The ", length=200, seed=2)[4:]
+    (done,) = small_run.complete(["The "], length=200, seed=2, stop=("e", whole[30:33]))
+    assert done.text == whole[: min(whole.find("e"), whole.find(whole[30:33]))]
+    assert done.finish_reason == "stop"
+    assert "".join(token.text for token in done.tokens).startswith(done.text)
+    (never,) = small_run.complete(["The "], length=20, seed=2, stop=("\x00", "x" * 1000))
+    assert (never.text, never.finish_reason) == (whole[:20], "length")
+
+
+def test_streams_that_end_leave_the_others_alone(small_run: charlstm.Run, ops: Ops) -> None:
+    run = charlstm.load(small_run.directory, ops)
+    whole = run.generate_many(["A", "The ", "B"], length=150, seed=5)
+    stopped = run.generate_many(["A", "The ", "B"], length=150, seed=5, stop=(whole[0][20:24],))
+    for text, cut in zip(whole, stopped, strict=True):
+        assert text.startswith(cut)
+    assert len(stopped[0]) < len(whole[0])
+
+
+def test_what_the_model_thought_of_its_draws(small_run: charlstm.Run, ops: Ops) -> None:
+    """Log-probabilities and entropies against a forward pass over the whole text."""
+    run = charlstm.load(small_run.directory, ops)
+    (done,) = run.complete(["The "], length=70, alternatives=3, temperature=0.5, logit_bias={"e": 2.0})
+    ids = run.tokenizer.encode("The " + done.text)
+    posterior, _ = run.model.posterior(ids[:-1, np.newaxis])
+    rows = run.model.ops.to_numpy(posterior)[3:, 0]
+    assert len(done.tokens) == 70
+    for token, row, wanted in zip(done.tokens, rows, ids[4:], strict=True):
+        assert token.id == wanted
+        assert token.text == run.tokenizer.decode([wanted])
+        assert token.log_probability == pytest.approx(np.log(row[wanted]), abs=1e-6)
+        assert token.entropy == pytest.approx(-np.sum(row * np.log(row)), abs=1e-6)
+        assert [v for v, _ in token.alternatives] == np.argsort(-row, kind="stable")[:3].tolist()
+
+
+def test_temperatures_go_with_the_tokens(small_run: charlstm.Run) -> None:
+    greedy = small_run.generate("The ", length=150, temperature=0)
+    assert small_run.generate("The ", length=150, temperature="0,0.0") == greedy
+    assert small_run.generate("The ", length=150, temperature="0:0") == greedy
+    turns = small_run.complete(["The "], length=150, temperature="3,0", alternatives=1)[0].tokens
+    assert all(token.id == token.alternatives[0][0] for token in turns[1::2])
+    assert any(token.id != token.alternatives[0][0] for token in turns[::2])
+    falling = small_run.complete(["The "], length=150, temperature="3:0", alternatives=1)[0].tokens
+    wrong = [token.id != token.alternatives[0][0] for token in falling]
+    assert sum(wrong[:50]) > sum(wrong[100:])
+    assert not wrong[-1]
+
+
+def test_biases_and_repetitions(small_run: charlstm.Run) -> None:
+    plain = small_run.generate(length=300)
+    assert "e" in plain
+    assert "e" not in small_run.generate(length=300, logit_bias={"e": -np.inf})
+    text = small_run.generate(length=300, no_repeat_ngram=3, repetition_window=300)
+    triples = [text[k : k + 3] for k in range(298)]
+    assert len(set(triples)) == len(triples)
+    prompted = small_run.generate("The the", length=100, no_repeat_ngram=2, repetition_window=100)
+    assert not {"Th", "he", "e ", " t", "th"} & {prompted[k : k + 2] for k in range(6, 106)}
+    for wrong in ({"ab": 1.0}, {"é": 1.0}, dict.fromkeys(small_run.tokenizer.vocabulary, -np.inf)):
+        with pytest.raises(charlstm.UsageError, match="logit_bias"):
+            small_run.generate(logit_bias=wrong)
+
+
+def test_one_token_at_a_time_is_as_many(small_run: charlstm.Run) -> None:
+    """Draws do not depend on how many are made at once, and streams may join while others go on."""
+    from charlstm.generation import Batch, Stream
+
+    sampling = SamplingConfig(40, redraw=True, repetition_penalty=1.3, temperature="0.9:0.3")
+    first, second = (Stream(small_run.tokenizer, "The ", sampling, seed=seed) for seed in (1, 2))
+    batch, texts = Batch(small_run.model), {first: "", second: ""}
+    batch.add([first])
+    for count in range(1000):
+        if count == 7:
+            batch.add([second])
+        for stream, text in batch.advance(1 + count % 3).items():
+            texts[stream] += text
+        if not batch.streams:
+            break
+    assert first.finish_reason == second.finish_reason == "length"
+    for seed, text in zip((1, 2), texts.values(), strict=True):
+        options = {"length": 40, "redraw": True, "repetition_penalty": 1.3, "temperature": "0.9:0.3"}
+        assert "The " + text == small_run.generate("The ", seed=seed, **options)

@@ -19,6 +19,7 @@ SLOW = [
     "rich",
     "cyclopts",
     "scipy",
+    "sklearn",
     "pandas",
     "IPython",
     "tokenizers",

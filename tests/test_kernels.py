@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from charlstm.kernels import cpu, elementwise, optimizers, sampling
+from charlstm.kernels import cpu, elementwise, generation, optimizers
 from charlstm.kernels.compiling import OPTIONS
 from llvmlite import binding
 from numba import njit, typeof
@@ -104,11 +104,11 @@ def test_loops_use_vector_instructions(kernel: str) -> None:
         "adagrad_update": (flat, flat, flat.copy(), *[number] * 4),
         "sgd_update": (flat, flat, flat.copy(), *[number] * 4),
         "move_towards": (flat, flat.copy(), number),
-        "softmax_cross_entropy": (wide, np.zeros(2, np.int64), wide.copy(), number, number),
+        "softmax_cross_entropy": (wide, np.zeros(2, np.int64), flat[:2], wide.copy(), number, number),
         "add_product": (flat[:H], np.zeros((H, 3 * H), "f4"), np.zeros(3 * H, "f4")),
         "scatter_add_rows": (wide.copy(), np.zeros(2, np.int64), wide, 0, 3 * H),
     }
-    module = next(module for module in (cpu, optimizers, sampling) if hasattr(module, kernel))
+    module = next(module for module in (cpu, optimizers, generation) if hasattr(module, kernel))
     dispatcher = njit(**OPTIONS)(getattr(module, kernel).py_func)  # code from the cache cannot be read
     dispatcher.compile(tuple(map(typeof, arguments[kernel])))
     assembly = "\n".join(dispatcher.inspect_asm().values())

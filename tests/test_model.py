@@ -92,14 +92,19 @@ def test_look_up_and_plain_product_agree(ops: Ops, rng: np.random.Generator) -> 
         assert_allclose(np.array(rows), ops.to_numpy(together), rtol=0, atol=1e-13)
 
 
-def test_step_equals_forward(ops: Ops, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("streams", [1, 4, 19])
+def test_step_equals_forward(ops: Ops, rng: np.random.Generator, streams: int) -> None:
     model = LanguageModel(13, 8, 3, 5, backend=ops, dtype="float64")
-    tokens = rng.integers(0, 13, (6, 4))
+    tokens = rng.integers(0, 13, (6, streams))
     logits, last = model.forward(tokens)
-    weights, (h, c) = model.step_weights(), model.zero_state(4)
+    weights, (h, c) = model.step_weights(), model.zero_state(streams)
     for t in range(6):
-        step_logits, h, c = ops.stack_step(weights, ops.asarray(tokens[t]), h, c)
+        before = ops.to_numpy(h).copy(), ops.to_numpy(c).copy()
+        step_logits, h_next, c_next = ops.stack_step(weights, ops.asarray(tokens[t]), h, c)
         assert_allclose(ops.to_numpy(step_logits), ops.to_numpy(logits)[t], rtol=0, atol=1e-13)
+        assert np.array_equal(before, (ops.to_numpy(h), ops.to_numpy(c)))
+        h, c = h_next, c_next
+    assert_allclose(ops.to_numpy(h), ops.to_numpy(last.h), rtol=0, atol=1e-13)
     assert_allclose(ops.to_numpy(c), ops.to_numpy(last.c), rtol=0, atol=1e-13)
 
 

@@ -79,11 +79,39 @@ def test_decoding_piece_by_piece(tokenizer: Tokenizer, text: str, cuts: list[int
     assert "".join(pieces) + decoder.finish() == tokenizer.decode(ids)
 
 
+def test_a_copied_decoder_goes_on_alone(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("1 中 3", "replace")
+    decoder = tokenizer.decoder()
+    shown = ""
+    for k in range(len(ids)):
+        other = decoder.copy()
+        assert shown + other.feed(ids[k:]) + other.finish() == tokenizer.decode(ids)
+        shown += decoder.feed(ids[k : k + 1])
+
+
 @given(text=LINES)
 @settings(max_examples=150, deadline=None)
 def test_characters_are_counted(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text, "replace")
     assert tokenizer.characters(ids) == len(tokenizer.decode(ids))
+
+
+@given(text=LINES, cuts=st.lists(st.integers(0, 60), max_size=5))
+@settings(max_examples=50, deadline=None)
+def test_tokens_are_located_in_their_text(tokenizer: Tokenizer, text: str, cuts: list[int]) -> None:
+    """As token by token, however the text comes in blocks."""
+    ids = tokenizer.encode(text, "replace")
+    found = list(tokenizer.located(np.split(ids, sorted(cuts))))
+    assert "".join(piece for piece, _ in found) == tokenizer.decode(ids)
+    ((_, expected),) = Tokenizer.located(tokenizer, [ids])
+    assert np.array_equal(np.concatenate([ends for _, ends in found]), expected)
+
+
+def test_bytes_that_are_no_text_are_characters() -> None:
+    ids = np.frombuffer(b"a\xff\xe2\x82b\xe2\x82\xac", np.uint8)
+    ((text, ends),) = ByteTokenizer().located([ids])
+    assert text == "a\udcff\udce2\udc82b\u20ac"
+    assert ends.tolist() == [1, 2, 3, 4, 5, 5, 5, 6]
 
 
 @given(text=LINES)

@@ -10,11 +10,23 @@ from .checks import check_dtype
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .ops import Ops
 from .optimizer import RULES, Update
-from .sampling import Array, Sampler, StepWeights, draw
+from .sampling import (
+    SAMPLERS,
+    Array,
+    Drawn,
+    Draws,
+    Sampler,
+    Scores,
+    StepWeights,
+    draw,
+    no_constraint,
+    plain_draws,
+)
 
 __all__ = [
-    "BACKENDS", "RULES", "Array", "CIFGTape", "LayerGradients", "LayerInput", "Ops", "Sampler",
-    "StepWeights", "Update", "check_dtype", "describe_backends", "draw", "get_ops", "unavailable",
+    "BACKENDS", "RULES", "SAMPLERS", "Array", "CIFGTape", "Drawn", "Draws", "LayerGradients", "LayerInput", "Ops",
+    "Sampler", "Scores", "StepWeights", "Update", "check_dtype", "describe_backends", "draw", "get_ops",
+    "no_constraint", "plain_draws", "unavailable",
 ]  # fmt: skip
 
 BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}
@@ -26,6 +38,10 @@ def get_ops(name: str | Ops = "auto", threads: int | None = None) -> Ops:
     "auto" takes cupy where there is a GPU that it can use, then numba, then numpy. `threads`
     limits the threads of the host; None reads CHARLSTM_NUM_THREADS, else takes every usable core.
     Raises UsageError for an unknown name and BackendError for one that cannot run here.
+
+    >>> ops = get_ops("numpy", threads=1)
+    >>> ops.softmax(ops.asarray([[0.0, 0.0, 0.0, 0.0]])).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
     """
     if isinstance(name, Ops):
         return name

@@ -53,6 +53,20 @@ def check_arrays(*expected: tuple[Array, tuple[int, ...]]) -> None:
             raise ValueError(f"an array is {array.shape} where {shape} would fit the others")
 
 
+def weights_and_sum(row_weights: Array | None, N: int, dtype: Any) -> tuple[Array, float]:
+    """The weights (N,) of rows, contiguous, all 1 where there are none, and their sum.
+
+    TypeError for weights of another dtype, ValueError for another shape.
+    """
+    if row_weights is None:
+        return np.ones(N, dtype), float(N)
+    if row_weights.dtype != dtype or row_weights.shape != (N,):
+        raise (TypeError if row_weights.dtype != dtype else ValueError)(
+            f"weights of rows must be {dtype} ({N},), not {row_weights.dtype} {row_weights.shape}"
+        )
+    return np.ascontiguousarray(row_weights), float(np.sum(row_weights, dtype=np.float64))
+
+
 def check_contiguous(*results: Array) -> None:
     if not all(array.flags.c_contiguous for array in results):
         raise ValueError("gradients of weights are written to C-contiguous arrays only")

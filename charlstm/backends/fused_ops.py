@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import head, products, recurrence, sampling
+from ..kernels import generation, head, products, recurrence, stepping
 from ..kernels.tiles import ROWS
 from ..kernels.vectors import REGISTERS
-from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence
+from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence, weights_and_sum
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
-from .sampling import Array, Sampler, StepWeights
+from .sampling import Array, Drawn, Draws, StepWeights
 
 ROWS_AT_ONCE = 160  # of da or of logits, gathered for a product: they must fit the nearest caches
 DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
@@ -222,6 +222,22 @@ class FusedOps(NumbaOps):
 
     # ---- sampling -----------------------------------------------------------------------
 
+    def stack_step(
+        self, weights: StepWeights, tokens: Array, h: Array, c: Array
+    ) -> tuple[Array, Array, Array]:
+        W, R, head_panels = weights.packed or self.pack_step_weights(weights).packed
+        (L, H, _), V, B = weights.R.shape, weights.bias.shape[0], tokens.shape[0]
+        further = (weights.W, (L - 1, H, 3 * H)), (weights.b, (L - 1, 3 * H))
+        ends = (weights.table, (V, 3 * H)), (weights.head, (H, V)), (weights.bias, (V,))
+        check_arrays((h, (L, B, H)), (c, (L, B, H)), (weights.R, (L, H, 3 * H)), *further, *ends)
+        check_ids(tokens, (B,), V)
+        tokens, h = np.ascontiguousarray(tokens, dtype=np.int64), np.ascontiguousarray(h)
+        h_next, c_next = np.empty_like(h), np.array(c, order="C")
+        logits = np.empty((B, V), h.dtype)
+        parts = (weights.table, W, weights.b, R, head_panels, weights.bias, tokens, h, h_next, c_next, logits)
+        self._shards.run(lambda s, e: stepping.step(*parts, s, e), B, max(1, SMALLEST_PRODUCT // R.size))
+        return logits, h_next, c_next
+
     def pack_step_weights(self, weights: StepWeights) -> StepWeights:
         (L, H, _), lanes = weights.R.shape, _lanes(weights.R.dtype)
         blocks = -(-H // lanes)
@@ -232,39 +248,48 @@ class FusedOps(NumbaOps):
         return weights._replace(packed=(*packed, self._panels(weights.head, products.VECTORS)))
 
     def generate(
-        self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
-    ) -> tuple[np.ndarray, Array, Array, Array]:
+        self,
+        weights: StepWeights,
+        logits: Array,
+        h: Array,
+        c: Array,
+        draws: Draws,
+        alternatives: int | None = None,
+    ) -> Drawn:
         W, R, head_panels = weights.packed or self.pack_step_weights(weights).packed
-        (L, H, _), V, B = weights.R.shape, weights.bias.shape[0], uniforms.shape[1]
+        (L, H, _), V, B = weights.R.shape, weights.bias.shape[0], draws.uniforms.shape[1]
         further = (weights.W, (L - 1, H, 3 * H)), (weights.b, (L - 1, 3 * H))
         ends = (weights.table, (V, 3 * H)), (weights.head, (H, V)), (weights.bias, (V,))
         check_arrays(
             (logits, (B, V)), (h, (L, B, H)), (c, (L, B, H)), (weights.R, (L, H, 3 * H)), *further, *ends
         )
-        logits, c = np.array(logits, order="C"), np.array(c, order="C")
         states = np.empty((2, *h.shape), h.dtype)
         states[0] = h
+        drawn = self._room(draws, np.array(logits, order="C"), states, np.array(c, order="C"), alternatives)
         parts = (weights.table, W, weights.b, R, head_panels, weights.bias)
-        tokens = self._draw(sampling.generate_fused, parts, logits, states, c, uniforms, sampler)
-        return tokens, logits, states[len(uniforms) % 2], c
+        self._draw(generation.generate_fused, parts, drawn, draws)
+        return drawn._replace(h=states[len(drawn.tokens) % 2])
 
     # ---- the head -----------------------------------------------------------------------
 
-    def head_loss(self, rows: Array, weight: Array, bias: Array, targets: Array) -> tuple[float, float]:
+    def head_loss(
+        self, rows: Array, weight: Array, bias: Array, targets: Array, row_weights: Array | None = None
+    ) -> tuple[float, float]:
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
         (N, H), V = rows.shape, weight.shape[1]
         check_arrays((rows, (N, H)), (weight, (H, V)), (bias, (V,)))
         check_ids(targets, (N,), V)
+        weights, whole = weights_and_sum(row_weights, N, rows.dtype)
         W = self._panels(weight, products.VECTORS)
         sums: dict[int, tuple[float, float]] = {}
 
         def shard(s: int, e: int) -> None:
             block = self.empty((min(ROWS_AT_ONCE, max(1, e - s)), _block_of(V, rows.dtype)), rows.dtype)
-            sums[s] = head.loss(rows, W, bias, targets, block, s, e)
+            sums[s] = head.loss(rows, W, bias, targets, weights, block, s, e)
 
         self._shards.run(shard, N, self._smallest_head(weight))
         losses, confidences = zip(*(sums[s] for s in sorted(sums)), strict=True)
-        return sum(losses) / N, sum(confidences) / N
+        return sum(losses) / whole, sum(confidences) / whole
 
     def head_gradients(
         self,
@@ -276,6 +301,7 @@ class FusedOps(NumbaOps):
         dbias: Array,
         smoothing: float = 0.0,
         transposed: bool = False,
+        row_weights: Array | None = None,
     ) -> tuple[float, Array]:
         rows, targets = np.ascontiguousarray(rows), np.ascontiguousarray(targets)
         (N, H), V, dtype = rows.shape, weight.shape[1], rows.dtype
@@ -283,6 +309,7 @@ class FusedOps(NumbaOps):
         check_arrays((rows, (N, H)), (weight, (H, V)), (bias, (V,)), (dweight, shape), (dbias, (V,)))
         check_contiguous(dweight)
         check_ids(targets, (N,), V)
+        weights, whole = weights_and_sum(row_weights, N, dtype)
         W, width = self._panels(weight, products.VECTORS), _block_of(V, dtype)
         WT = self._blocks_of_transpose(weight, width)
         drows = self.empty((N, H), dtype)
@@ -296,8 +323,8 @@ class FusedOps(NumbaOps):
             columns = self._columns(width if transposed else H, piece, dtype)
             panels = self._panel(piece, dtype, WT.shape[1] if transposed else 1)
             loss = head.gradients(
-                rows, W, bias, targets, WT, drows, dW, db, blocks, columns, panels, dtype.type(1 / N),
-                dtype.type(smoothing), transposed, s, e,
+                rows, W, bias, targets, weights, WT, drows, dW, db, blocks, columns, panels,
+                dtype.type(1 / whole), dtype.type(smoothing), transposed, s, e,
             )  # fmt: skip
             sums[s] = loss, dW, db
 
@@ -305,7 +332,7 @@ class FusedOps(NumbaOps):
         losses, dWs, dbs = zip(*(sums[s] for s in sorted(sums)), strict=True)
         self._add_up(dWs)
         dbias[...] = sum(dbs)
-        return sum(losses) / N, drows
+        return sum(losses) / whole, drows
 
     def _blocks_of_transpose(self, weight: Array, width: int) -> Array:
         """Of weight (H, V), for each block of `width` columns, its transpose packed; zeros beyond V."""

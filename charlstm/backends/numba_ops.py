@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..kernels import cpu, optimizers, sampling
-from .checks import check_recurrence
+from ..kernels import cpu, generation, optimizers
+from .checks import check_recurrence, weights_and_sum
 from .dropout import draw_bits, threshold_and_factor
 from .layers import CIFGTape
 from .numpy_ops import NumPyOps
 from .optimizer import RULES, Update
-from .sampling import Array, Sampler, StepWeights
+from .sampling import Array, Drawn, Draws, StepWeights
 from .shards import ShardPool
 
 # A second thread costs 0.02 ms, or 0.1 where it has gone to sleep. Less work than this is not worth one.
@@ -103,38 +103,31 @@ class NumbaOps(NumPyOps):
         return dwx, dh_next, dc
 
     def generate(
-        self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
-    ) -> tuple[np.ndarray, Array, Array, Array]:
-        logits, h, c = (np.array(x, order="C") for x in (logits, h, c))
-        tokens = self._draw(sampling.generate, weights[:6], logits, h, c, uniforms, sampler)
-        return tokens, logits, h, c
-
-    def _draw(
         self,
-        kernel: Any,
-        weights: tuple[Any, ...],
+        weights: StepWeights,
         logits: Array,
         h: Array,
         c: Array,
-        uniforms: np.ndarray,
-        sampler: Sampler,
-    ) -> np.ndarray:
-        """Tokens (N, B) by a kernel that takes logits, h and c on in place; threads share the streams."""
-        (N, B), tokens = uniforms.shape, np.empty(uniforms.shape, np.int64)
-        drawn = []
+        draws: Draws,
+        alternatives: int | None = None,
+    ) -> Drawn:
+        logits, h, c = (np.array(x, order="C") for x in (logits, h, c))
+        drawn = self._room(draws, logits, h, c, alternatives)
+        self._draw(generation.generate, weights[:6], drawn, draws)
+        return drawn
+
+    def _draw(self, kernel: Any, weights: tuple[Any, ...], drawn: Drawn, draws: Draws) -> None:
+        """Fill in what is drawn by a kernel that takes logits, h and c on in place; threads share the streams."""
+        tokens, counts, states, scores, *state = drawn
+        draws, N, finite = draws._replace(states=states), len(tokens), []
+        history = np.concatenate((draws.past, np.zeros_like(tokens.T)), axis=1)
 
         def shard(s: int, e: int) -> None:
-            drawn.append(
-                kernel(
-                    *weights, logits, h, c, uniforms, float(sampler.temperature), min(sampler.top_k, logits.shape[1]),
-                    float(sampler.top_p), tokens, s, e,
-                )
-            )  # fmt: skip
+            finite.append(kernel(*weights, *state, draws, history, tokens, counts, scores, s, e))
 
-        self._shards.run(shard, B, max(1, SMALLEST_PRODUCT // max(1, N * weights[3].size)))
-        if min(drawn) < N:
+        self._shards.run(shard, len(counts), max(1, SMALLEST_PRODUCT // max(1, N * weights[3].size)))
+        if not all(finite):
             raise FloatingPointError("logits are not finite numbers")
-        return tokens
 
     @staticmethod
     def _smallest_batch(T: int, H: int, D: int = 0) -> int:
@@ -154,18 +147,19 @@ class NumbaOps(NumPyOps):
     # ---- the head -----------------------------------------------------------------------
 
     def softmax_cross_entropy(
-        self, logits: Array, targets: Array, smoothing: float = 0.0
+        self, logits: Array, targets: Array, smoothing: float = 0.0, row_weights: Array | None = None
     ) -> tuple[float, Array]:
         logits, targets = np.ascontiguousarray(logits), np.ascontiguousarray(targets)
         N, V = logits.shape
         dlogits = self.empty((N, V), logits.dtype)
-        scale, share = logits.dtype.type(1 / N), logits.dtype.type(smoothing)
-        total = self._sums(
-            lambda s, e: cpu.softmax_cross_entropy(logits[s:e], targets[s:e], dlogits[s:e], scale, share),
-            N,
-            SMALLEST_LOOP // V,
-        )
-        return total / N, dlogits
+        weights, whole = weights_and_sum(row_weights, N, logits.dtype)
+        scale, share = logits.dtype.type(1 / whole), logits.dtype.type(smoothing)
+
+        def shard(s: int, e: int) -> float:
+            parts = logits[s:e], targets[s:e], weights[s:e], dlogits[s:e]
+            return float(cpu.softmax_cross_entropy(*parts, scale, share))
+
+        return self._sums(shard, N, SMALLEST_LOOP // V) / whole, dlogits
 
     # ---- training -----------------------------------------------------------------------
 

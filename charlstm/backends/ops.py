@@ -29,7 +29,18 @@ from .checks import check_recurrence
 from .dropout import draw_bits, threshold_and_factor
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .optimizer import RULES, Update
-from .sampling import Array, Sampler, StepWeights, draw
+from .sampling import (
+    END,
+    NOT_FINITE,
+    Array,
+    Drawn,
+    Draws,
+    StepWeights,
+    check_draws,
+    empty_scores,
+    next_token,
+    score,
+)
 
 
 class Ops:
@@ -239,20 +250,47 @@ class Ops:
         return weights
 
     def generate(
-        self, weights: StepWeights, logits: Array, h: Array, c: Array, uniforms: np.ndarray, sampler: Sampler
-    ) -> tuple[np.ndarray, Array, Array, Array]:
-        """Draw a token of B streams for each of `uniforms` (N, B), numbers in [0, 1).
+        self,
+        weights: StepWeights,
+        logits: Array,
+        h: Array,
+        c: Array,
+        draws: Draws,
+        alternatives: int | None = None,
+    ) -> Drawn:
+        """Draw the next N tokens of B streams, as `draws` says; see `charlstm.backends.draw`.
 
-        logits (B, V), h and c (L, B, H) are those after the last token; returned are the tokens
-        (N, B) on the host and the new logits, h and c. Raises FloatingPointError where logits are
-        not finite.
+        logits (B, V), h and c (L, B, H) are those after the last token. With `alternatives` the draws are
+        scored, beside so many of the most probable tokens. What is returned beyond a stream's end means
+        nothing. Raises FloatingPointError where logits are not finite, ValueError for draws that do not fit.
         """
-        tokens = np.empty(uniforms.shape, np.int64)
-        for n, row in enumerate(uniforms):
+        drawn = self._room(draws, logits, h, c, alternatives)
+        draws = draws._replace(states=drawn.states)
+        for n in range(len(drawn.tokens)):
             rows = self.to_numpy(logits)
-            tokens[n] = [draw(rows[b], sampler, float(uniform)) for b, uniform in enumerate(row)]
-            logits, h, c = self.stack_step(weights, self.asarray(tokens[n]), h, c)
-        return tokens, logits, h, c
+            for b in np.flatnonzero(drawn.counts == n).tolist():
+                token = next_token(rows[b], draws, drawn.tokens, n, b)
+                if token == NOT_FINITE:
+                    raise FloatingPointError("logits are not finite numbers")
+                if token != END:
+                    drawn.tokens[n, b], drawn.counts[b] = token, n + 1
+                    score(rows[b], token, drawn.scores, n, b)
+                    if drawn.states[b] >= 0:
+                        drawn.states[b] = draws.next[drawn.states[b], token]
+            if not (drawn.counts > n).any():
+                break
+            logits, h, c = self.stack_step(weights, self.asarray(drawn.tokens[n]), h, c)
+        return drawn._replace(logits=logits, h=h, c=c)
+
+    @staticmethod
+    def _room(draws: Draws, logits: Array, h: Array, c: Array, alternatives: int | None) -> Drawn:
+        """What `generate` fills in and returns."""
+        N, B, _ = draws.uniforms.shape
+        V = int(logits.shape[1])
+        check_draws(draws, V)
+        scores = empty_scores(N, B, None if alternatives is None else min(alternatives, V))
+        tokens, counts = np.zeros((N, B), np.int64), np.zeros(B, np.int64)
+        return Drawn(tokens, counts, draws.states.copy(), scores, logits, h, c)
 
     # ---- the head -----------------------------------------------------------------------
 
@@ -263,12 +301,13 @@ class Ops:
         return e / xp.sum(e, axis=1, keepdims=True)
 
     def softmax_cross_entropy(
-        self, logits: Array, targets: Array, smoothing: float = 0.0
+        self, logits: Array, targets: Array, smoothing: float = 0.0, row_weights: Array | None = None
     ) -> tuple[float, Array]:
         """Mean loss in nats of targets (N,) under logits (N, V), and its gradient (N, V).
 
         With `smoothing` the gradient, not the loss, is that for targets of which this share is spread
-        evenly over all V (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+        evenly over all V (Szegedy et al. 2016, arXiv 1512.00567, section 7). `row_weights` (N,), of the logits'
+        dtype, none negative and not all zero, are what each row counts for in the mean; None: all the same.
         """
         xp = self.xp
         N, V = logits.shape
@@ -277,19 +316,43 @@ class Ops:
         log_posterior = shifted - log_sum
         symbols = xp.expand_dims(xp.arange(V, dtype=targets.dtype), axis=0)
         one_hot = xp.astype(xp.expand_dims(targets, axis=1) == symbols, logits.dtype)
-        loss = -float(xp.sum(log_posterior * one_hot)) / N
+        weights = None if row_weights is None else xp.expand_dims(row_weights, axis=1)
+        total = N if weights is None else float(xp.sum(weights))
+        losses = log_posterior * one_hot
+        loss = -float(xp.sum(losses if weights is None else weights * losses)) / total
         if smoothing:
             one_hot = (1 - smoothing) * one_hot + smoothing / V
-        return loss, (xp.exp(log_posterior) - one_hot) / N
+        dlogits = xp.exp(log_posterior) - one_hot
+        return loss, (dlogits if weights is None else weights * dlogits) / total
 
-    def head_loss(self, rows: Array, weight: Array, bias: Array, targets: Array) -> tuple[float, float]:
+    def squared_error(
+        self, outputs: Array, targets: Array, row_weights: Array | None = None
+    ) -> tuple[float, Array]:
+        """Half the mean square of outputs - targets, both (N, V), and its gradient by the outputs (N, V).
+
+        row_weights as in `softmax_cross_entropy`.
+        """
+        xp, (N, V) = self.xp, outputs.shape
+        error, total = outputs - targets, float(N)
+        scaled = error
+        if row_weights is not None:
+            scaled, total = error * xp.expand_dims(row_weights, axis=1), float(xp.sum(row_weights))
+        return float(xp.sum(scaled * error)) / (2 * total * V), scaled / (total * V)
+
+    def head_loss(
+        self, rows: Array, weight: Array, bias: Array, targets: Array, row_weights: Array | None = None
+    ) -> tuple[float, float]:
         """Loss of targets (N,) under softmax(rows weight + bias), and the largest posterior: means.
 
-        rows (N, H), weight (H, V), which may be a transposing view, bias (V,); the loss is in nats.
+        rows (N, H), weight (H, V), which may be a transposing view, bias (V,); the loss is in nats;
+        row_weights as in `softmax_cross_entropy`.
         """
         logits = self.matmul(rows, weight) + bias
-        loss, _ = self.softmax_cross_entropy(logits, targets)
-        return loss, float(self.xp.mean(self.xp.max(self.softmax(logits), axis=1)))
+        loss, _ = self.softmax_cross_entropy(logits, targets, row_weights=row_weights)
+        largest = self.xp.max(self.softmax(logits), axis=1)
+        if row_weights is None:
+            return loss, float(self.xp.mean(largest))
+        return loss, float(self.xp.sum(largest * row_weights)) / float(self.xp.sum(row_weights))
 
     def head_gradients(
         self,
@@ -301,14 +364,15 @@ class Ops:
         dbias: Array,
         smoothing: float = 0.0,
         transposed: bool = False,
+        row_weights: Array | None = None,
     ) -> tuple[float, Array]:
         """The mean loss as in `head_loss`, and its gradient by the rows (N, H).
 
         Writes the gradients of weight and bias over dweight (H, V), or (V, H) if `transposed`,
-        C-contiguous, and dbias (V,). `smoothing` as in `softmax_cross_entropy`.
+        C-contiguous, and dbias (V,). `smoothing` and `row_weights` as in `softmax_cross_entropy`.
         """
         logits = self.matmul(rows, weight) + bias
-        loss, dlogits = self.softmax_cross_entropy(logits, targets, smoothing)
+        loss, dlogits = self.softmax_cross_entropy(logits, targets, smoothing, row_weights)
         if transposed:
             self.matmul(dlogits.T, rows, out=dweight)
         else:

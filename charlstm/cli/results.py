@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..config import SamplingConfig
 from ..generation import generate
 from ..run import load
+from ..sampling import SamplingConfig
 from ..training import Reporter, Trainer, find_learning_rate, rehearse, write_report
 from ..training.directory import new_directory
 from ..wording import duration, in_nats, printable, write_text

@@ -110,6 +110,10 @@ class BPETokenizer(ByteLevelTokenizer):
     def _join(self, ids: Any) -> bytes:
         return b"".join([self._of_token[k] for k in np.asarray(ids).tolist()])
 
+    def _sizes(self, ids: np.ndarray) -> np.ndarray:
+        sizes: np.ndarray = np.array([len(token) for token in self._of_token])[ids]
+        return sizes
+
     @property
     def start_token(self) -> int:
         return self._of_token.index(b"\n")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import copy
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -28,16 +29,36 @@ class ByteLevelTokenizer(Tokenizer):
     def _join(self, ids: Any) -> bytes:
         """The bytes of token ids (N,)."""
 
+    @abstractmethod
+    def _sizes(self, ids: np.ndarray) -> np.ndarray:
+        """How many bytes each token (N,) stands for."""
+
     def decode(self, ids: Any) -> str:
         return self._join(ids).decode("utf-8", self._undecodable)
 
     def decoder(self, prompt: str = "") -> Decoder:
         return _ByteDecoder(self, "replace")
 
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of each token, in the order of their ids."""
+        return [self._join([k]) for k in range(len(self))]
+
     def characters(self, ids: np.ndarray) -> int:
         decoder = _ByteDecoder(self, self._undecodable)
         pieces = (decoder.feed(ids[k : k + BLOCK]) for k in range(0, len(ids), BLOCK))
         return sum(map(len, pieces)) + len(decoder.finish())
+
+    def located(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        """As `Tokenizer.located`; a byte that is no text counts as a character."""
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        done = 0
+        for ids in blocks:
+            held = len(decoder.getstate()[0])  # bytes of a character that a block before began
+            text = decoder.decode(self._join(ids))
+            points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+            ends = np.cumsum(_utf8_sizes(points)) - held  # of characters, in the block's bytes
+            yield text, done + np.searchsorted(ends, np.cumsum(self._sizes(ids)), side="right")
+            done += len(points)
 
     def _bytes(self, text: str, on_unknown: OnUnknown) -> bytes:
         try:
@@ -52,6 +73,13 @@ class ByteLevelTokenizer(Tokenizer):
         return Counter(self._without_bytes.findall(text))
 
 
+def _utf8_sizes(points: np.ndarray) -> np.ndarray:
+    """How many bytes code points (N,) take; an escaped byte, a surrogate, is one."""
+    sizes = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
+    sizes[(points >= 0xDC80) & (points <= 0xDCFF)] = 1
+    return sizes
+
+
 class _ByteDecoder(Decoder):
     """Keeps the bytes of a character until it is complete."""
 
@@ -61,6 +89,11 @@ class _ByteDecoder(Decoder):
 
     def feed(self, ids: Any) -> str:
         return self._decoder.decode(self._join(ids))
+
+    def copy(self) -> Decoder:
+        other = copy.copy(self)
+        other._decoder = copy.copy(self._decoder)
+        return other
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
@@ -92,6 +125,9 @@ class ByteTokenizer(ByteLevelTokenizer):
 
     def _join(self, ids: Any) -> bytes:
         return np.asarray(ids).astype(np.uint8).tobytes()
+
+    def _sizes(self, ids: np.ndarray) -> np.ndarray:
+        return np.ones(len(ids), np.int64)
 
     def _content(self) -> dict[str, Any]:
         return {}

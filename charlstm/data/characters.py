@@ -17,7 +17,14 @@ CODE_POINTS = 0x110000
 
 
 class CharacterTokenizer(Tokenizer):
-    """A vocabulary of single characters (Unicode code points), numbered in the order given."""
+    """A vocabulary of single characters (Unicode code points), numbered in the order given.
+
+    >>> tokenizer = CharacterTokenizer.from_text("hello")
+    >>> tokenizer.encode("hole").tolist(), tokenizer.vocabulary
+    ([1, 3, 2, 0], ('e', 'h', 'l', 'o'))
+    >>> tokenizer.decode([1, 0, 2, 2, 3])
+    'hello'
+    """
 
     kind: ClassVar[TokenizerKind] = "characters"
     unit = "character"
@@ -89,6 +96,12 @@ class CharacterTokenizer(Tokenizer):
 
     def characters(self, ids: np.ndarray) -> int:
         return len(ids)
+
+    def located(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        done = 0
+        for ids in blocks:
+            yield self.decode(ids), np.arange(done + 1, done + len(ids) + 1)
+            done += len(ids)
 
     def extended(self, new: Iterable[str]) -> Self:
         return type(self)([*self.vocabulary, *new], self.normalize)

@@ -61,6 +61,10 @@ class Corpus:
         Of the tokens, the last `test_fraction` test, the `val_fraction` before them validates. Raises
         DataError for a text too short to cut, of a single character only, or outside of the
         tokenizer's vocabulary.
+
+        >>> corpus = Corpus.from_text("to be or not to be", val_fraction=1 / 6)
+        >>> corpus.tokenizer.decode(corpus.train), corpus.tokenizer.decode(corpus.val)
+        ('to be or not to', ' be')
         """
         source = TextInMemory(name, text, entropy)
         _check_not_empty(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -41,6 +42,10 @@ class Decoder:
     def feed(self, ids: Any) -> str:
         """The text of some more tokens, as far as it is certain."""
         return self._tokenizer.decode(ids)
+
+    def copy(self) -> Decoder:
+        """Another one that goes on from here; neither changes what the other gives."""
+        return copy.copy(self)
 
     def finish(self) -> str:
         """What is still to come when no more tokens follow."""
@@ -129,6 +134,16 @@ class Tokenizer(ABC):
     def characters(self, ids: np.ndarray) -> int:
         """How many characters token ids (N,) decode to."""
         return len(self.decode(ids))
+
+    def located(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        """The text of token ids that come in blocks (N,) and, for each token, how many characters of the
+        text from the first block on are complete with it (N,)."""
+        decoder, done = self.decoder(), 0
+        for ids in blocks:
+            parts = [decoder.feed([k]) for k in np.asarray(ids).tolist()]
+            ends = done + np.cumsum([len(part) for part in parts], dtype=np.int64)
+            done = int(ends[-1]) if len(ends) else done
+            yield "".join(parts), ends
 
     def extended(self, new: Iterable[str]) -> Self:
         """With new tokens numbered after the known ones; DataError where the vocabulary is fixed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import repeat
 from typing import Any, ClassVar, Self
 
@@ -24,6 +24,10 @@ class WordTokenizer(Tokenizer):
     The rules are those that torchtext calls basic English: lower case; apostrophes, full stops, commas,
     round brackets, exclamation and question marks are words of their own; double quotes are left out;
     semicolons, colons and `<br />` are spaces. Decoded words stand between single spaces.
+
+    >>> tokenizer = WordTokenizer.build(DataConfig(tokenizer="words", min_count=1), ["It's late.\\n"])
+    >>> tokenizer.decode(tokenizer.encode("Is it late?"))
+    '<unk> it late <unk>'
     """
 
     kind: ClassVar[TokenizerKind] = "words"
@@ -99,12 +103,23 @@ class WordTokenizer(Tokenizer):
         total, before = 0, self.start_token
         for k in range(0, len(ids), BLOCK):
             block = np.asarray(ids[k : k + BLOCK])
-            word = np.concatenate(([before], block)) != self._ids[LINE_END]
-            total += int(self._lengths[block].sum()) + int(
-                (word[1:] & word[:-1]).sum()
-            )  # spaces between words
+            total += int(self._spaced_lengths(block, before).sum())
             before = block[-1]
         return total
+
+    def located(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        decoder, done, before = self.decoder(), 0, self.start_token
+        for ids in blocks:
+            ends = done + np.cumsum(self._spaced_lengths(ids, before), dtype=np.int64)
+            if len(ends):
+                done, before = int(ends[-1]), int(ids[-1])
+            yield decoder.feed(ids), ends
+
+    def _spaced_lengths(self, ids: np.ndarray, before: int) -> np.ndarray:
+        """Characters of tokens (N,), each with the space that parts it from a word before."""
+        word = np.concatenate(([before], ids)) != self._ids[LINE_END]
+        lengths: np.ndarray = self._lengths[ids] + (word[1:] & word[:-1])
+        return lengths
 
     def extended(self, new: Iterable[str]) -> Self:
         return type(self)([*self.vocabulary, *new], self.normalize)

@@ -1,129 +1,19 @@
 """How well a model predicts a text."""
 
-from __future__ import annotations
+from .config import EvaluationConfig
+from .detailed import measure
+from .figures import DetailedEvaluation, figures_of, joined, resampling
+from .reading import Evaluation, evaluate
+from .segments import Segments
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-
-from ..cifg import State
-from ..data import Part, Tokenizer, Windows
-from ..errors import DataError
-from ..model import CIFGModel
-
-STREAMS = 64  # pieces of the text that are read side by side
-PIECE = 1024  # tokens; shorter texts are cut into fewer pieces, none shorter than this
-WARM_UP = 128  # tokens read before a piece begins, uncounted, to arrive with a carried state
-CHUNK = 128  # time steps in one forward pass
-WINDOWS = 128  # that are read side by side
-DECODED = 1 << 24  # tokens that are decoded at a time
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Figures over the tokens that were predicted."""
-
-    loss: float
-    """Mean negative log-likelihood, nats per token."""
-    mean_max_posterior: float
-    """The largest posterior at each step, averaged."""
-    tokens: int
-    """Tokens predicted: all of the text but the first, or but the first of each window."""
-    characters: int
-    """How many characters these stand for."""
-
-    @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
-
-    @property
-    def bits_per_char(self) -> float:
-        """The same measure whatever the tokens are (where words were replaced, of the text that is left)."""
-        return self.loss / math.log(2) * self.tokens / max(1, self.characters)
-
-    def to_dict(self) -> dict[str, float]:
-        return {
-            "loss": self.loss,
-            "perplexity": self.perplexity,
-            "bits_per_char": self.bits_per_char,
-            "mean_max_posterior": self.mean_max_posterior,
-            "tokens": self.tokens,
-        }
-
-
-def evaluate(
-    model: CIFGModel, tokens: Part, streams: int = STREAMS, tokenizer: Tokenizer | None = None
-) -> Evaluation:
-    """Predict every token but the first from those that precede it; tokens (N,), N at least 2.
-
-    The tokenizer tells how many characters they stand for; without one each is a character.
-
-    The state is carried. To use the machine's width the text is cut into up to `streams` pieces,
-    read side by side; each is preceded by 128 tokens that are read but not counted, so that it
-    starts with a carried state, and each token is counted once. With streams=1 the text is read
-    in one go, from the very first token on.
-
-    Of `Windows`, each is read from a zero state.
-    """
-    if isinstance(tokens, Windows):
-        return _evaluate_windows(model, tokens, tokenizer)
-    N = len(tokens) - 1
-    if N < 1:
-        raise DataError("at least two tokens are needed to evaluate")
-    B = max(1, min(streams, N // PIECE))
-    length = N // B
-    starts = np.arange(B) * length
-    state = model.zero_state(B)
-    if B > 1:
-        _, warm = model.forward(_columns(tokens, starts[1:] - WARM_UP, WARM_UP))
-        state.h[:, 1:, ...] = warm.h
-        state.c[:, 1:, ...] = warm.c
-    totals = np.zeros(2)
-    for t in range(0, length, CHUNK):
-        T = min(CHUNK, length - t)
-        state = _count(model, tokens, starts + t, T, state, totals)
-    if B * length < N:  # what the last piece is longer than the others
-        last = State(state.h[:, -1:, ...], state.c[:, -1:, ...])
-        _count(model, tokens, np.array([B * length]), N - B * length, last, totals)
-    characters = N if tokenizer is None else 0
-    if tokenizer is not None:
-        for first in range(1, N + 1, DECODED):
-            characters += tokenizer.characters(tokens[first : first + DECODED])
-    return Evaluation(float(totals[0] / N), float(totals[1] / N), N, characters)
-
-
-def _evaluate_windows(model: CIFGModel, windows: Windows, tokenizer: Tokenizer | None) -> Evaluation:
-    totals, count, characters = np.zeros(2), 0, 0
-    for first in range(0, len(windows), WINDOWS):
-        columns = windows[np.arange(first, min(first + WINDOWS, len(windows)))]  # (T + 1, B)
-        x, targets = columns[:-1], columns[1:]
-        loss, confidence, _ = model.loss(x, targets, model.zero_state(x.shape[1]))
-        totals += np.array([loss, confidence]) * targets.size
-        count += targets.size
-        characters += targets.size if tokenizer is None else tokenizer.characters(targets.T.ravel())
-    return Evaluation(float(totals[0] / count), float(totals[1] / count), count, characters)
-
-
-def pooled(figures: Sequence[Evaluation]) -> Evaluation:
-    """The figures over the tokens of several texts."""
-    count = sum(each.tokens for each in figures)
-    loss = sum(each.loss * each.tokens for each in figures) / count
-    confidence = sum(each.mean_max_posterior * each.tokens for each in figures) / count
-    return Evaluation(loss, confidence, count, sum(each.characters for each in figures))
-
-
-def _columns(tokens: np.ndarray, starts: np.ndarray, T: int) -> np.ndarray:
-    """(T, B): T tokens from each start on."""
-    columns: np.ndarray = tokens[np.arange(T)[:, np.newaxis] + starts]
-    return columns
-
-
-def _count(
-    model: CIFGModel, tokens: np.ndarray, starts: np.ndarray, T: int, state: State, totals: np.ndarray
-) -> State:
-    x, targets = (_columns(tokens, first, T) for first in (starts, starts + 1))
-    loss, confidence, state = model.loss(x, targets, state)
-    totals += np.array([loss, confidence]) * targets.size
-    return state
+__all__ = [
+    "DetailedEvaluation",
+    "Evaluation",
+    "EvaluationConfig",
+    "Segments",
+    "evaluate",
+    "figures_of",
+    "joined",
+    "measure",
+    "resampling",
+]  # fmt: skip

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from ..backends import Sampler
-from ..cifg import State
-from ..config import OnUnknown, SamplingConfig
-from ..data import Decoder, Tokenizer
-from ..errors import DivergedError
+from ..config import OnUnknown
+from ..data import Tokenizer
 from ..model import CIFGModel
+from ..sampling import SamplingConfig
+from .beam import Hypothesis, beam_search
+from .constraint import Constraint, constraint
+from .streams import DRAWN_AT_ONCE, Batch, FinishReason, Stream, Token
 
-PROMPT_CHUNK = 1024  # tokens of a prompt that are read at once
-DRAWN_AT_ONCE = 64  # tokens that a backend draws before they are shown
+__all__ = [
+    "DRAWN_AT_ONCE", "Batch", "Completion", "Constraint", "FinishReason", "Hypothesis", "Stream", "Token",
+    "beam_search", "complete", "constraint", "generate", "generate_many",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What follows a prompt, and how it came about."""
+
+    prompt: str
+    text: str
+    """Without the prompt."""
+    seed: int
+    finish_reason: FinishReason
+    """"length": as many tokens as were asked for; "stop": a stop string; "match": the regular expression has
+    matched, and the model would have gone on otherwise; "dead end": nothing was allowed to follow."""
+    tokens: tuple[Token, ...]
+    """Each with what the model itself thought of it."""
 
 
 def generate(
@@ -27,9 +44,8 @@ def generate(
     """Yield the characters of the `sampling.length` tokens that follow a prompt, without the prompt itself.
 
     An empty prompt starts as after a line feed (or the first token of a vocabulary without
-    one). Draws come from `sampling.seed` alone. Raises DataError, before the first character,
-    for a prompt with tokens outside of the vocabulary unless `on_unknown` says otherwise, or the
-    vocabulary has a token for those. Bytes that are no text come as U+FFFD.
+    one). Draws come from `sampling.seed` alone. Raises, before the first character, what `Stream` does. Bytes
+    that are no text come as U+FFFD.
     """
     pieces = generate_many(model, tokenizer, [prompt], sampling, on_unknown)
     return (character for (piece,) in pieces for character in piece)
@@ -44,44 +60,45 @@ def generate_many(
 ) -> Iterator[list[str]]:
     """Yield, a few characters at a time, what follows each of several prompts, drawn side by side.
 
-    Stream k draws from (seed, k) alone: its text does not depend on the other prompts, and that of
-    stream 0 is what `generate` gives. Raises as `generate` does.
+    Stream k draws from the seed `sampling.seed` + k: it is the text that `generate` gives with this seed,
+    whatever the other prompts are. Raises as `generate` does.
     """
+    return _pieces(model, _streams(tokenizer, prompts, sampling, on_unknown))
+
+
+def complete(
+    model: CIFGModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingConfig | None = None,
+    on_unknown: OnUnknown = "error",
+    alternatives: int = 0,
+) -> list[Completion]:
+    """As `generate_many`, all at once, with each token's log-probability and entropy.
+
+    Beside each token stand so many `alternatives`: the most probable ones at its place.
+    """
+    streams = _streams(tokenizer, prompts, sampling, on_unknown)
+    parts = list(_pieces(model, streams, alternatives))
+    texts = ["".join(pieces) for pieces in zip(*parts, strict=True)] or [""] * len(streams)
+    return [
+        Completion(stream.prompt, text, stream.seed, stream.finish_reason or "length", tuple(stream.tokens))
+        for stream, text in zip(streams, texts, strict=True)
+    ]
+
+
+def _streams(
+    tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig | None, on_unknown: OnUnknown
+) -> list[Stream]:
     sampling = sampling if sampling is not None else SamplingConfig()
-    encoded = [tokenizer.encode(prompt, on_unknown) for prompt in prompts]
-    encoded = [ids if len(ids) else np.array([tokenizer.start_token]) for ids in encoded]
-    decoders = [tokenizer.decoder(prompt) for prompt in prompts]
-    return _text(_continue(model, encoded, sampling), decoders) if encoded else iter(())
+    return [
+        Stream(tokenizer, prompt, sampling, on_unknown, sampling.seed + k) for k, prompt in enumerate(prompts)
+    ]
 
 
-def _text(pieces: Iterator[np.ndarray], decoders: list[Decoder]) -> Iterator[list[str]]:
-    for tokens in pieces:
-        yield [decoder.feed(column) for decoder, column in zip(decoders, tokens.T, strict=True)]
-    yield [decoder.finish() for decoder in decoders]
-
-
-def _continue(model: CIFGModel, prompts: list[np.ndarray], sampling: SamplingConfig) -> Iterator[np.ndarray]:
-    """A few tokens (n, B) at a time of what follows each of B prompts."""
-    ops = model.ops
-    draws = [np.random.default_rng([sampling.seed, k] if k else sampling.seed) for k in range(len(prompts))]
-    sampler = Sampler(sampling.temperature, sampling.top_k, sampling.top_p)
-    read = [_read(model, ids) for ids in prompts]
-    logits = ops.xp.concat([last for last, _ in read], axis=0)
-    h, c = (ops.xp.concat([state[k] for _, state in read], axis=1) for k in range(2))
-    weights = model.step_weights()
-    for first in range(0, sampling.length, DRAWN_AT_ONCE):
-        count = min(DRAWN_AT_ONCE, sampling.length - first)
-        uniforms = np.stack([rng.random(count) for rng in draws], axis=1)
-        try:
-            tokens, logits, h, c = ops.generate(weights, logits, h, c, uniforms, sampler)
-        except FloatingPointError:
-            raise DivergedError("the model's logits are not finite: its weights are unusable") from None
-        yield tokens
-
-
-def _read(model: CIFGModel, ids: np.ndarray) -> tuple[np.ndarray, State]:
-    """The last logits (1, V) and the state after tokens (N,)."""
-    state = model.zero_state(1)
-    for first in range(0, len(ids), PROMPT_CHUNK):
-        logits, state = model.forward(ids[first : first + PROMPT_CHUNK, np.newaxis], state)
-    return logits[-1, ...], state
+def _pieces(model: CIFGModel, streams: list[Stream], alternatives: int | None = None) -> Iterator[list[str]]:
+    batch = Batch(model, alternatives)
+    batch.add(streams)
+    while batch.streams:
+        texts = batch.advance()
+        yield [texts.get(stream, "") for stream in streams]

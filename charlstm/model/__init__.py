@@ -2,9 +2,10 @@
 
 from .network import CIFGModel, Gradients, LanguageModel, SequenceClassifier
 from .parameters import ParameterBuffer, Shapes, parameter_shapes
+from .regression import SequenceRegressor
 from .regularization import NO_PENALTIES, Penalties
 
 __all__ = [
     "NO_PENALTIES", "CIFGModel", "Gradients", "LanguageModel", "ParameterBuffer", "Penalties",
-    "SequenceClassifier", "Shapes", "parameter_shapes",
+    "SequenceClassifier", "SequenceRegressor", "Shapes", "parameter_shapes",
 ]  # fmt: skip

@@ -21,9 +21,15 @@ def head_inputs(ops: Ops, rows: Array, parameters: Parameters) -> tuple[Array, A
 
 
 def head_backward(
-    ops: Ops, rows: Array, parameters: Parameters, targets: Array, gradients: Parameters, smoothing: float
+    ops: Ops,
+    rows: Array,
+    parameters: Parameters,
+    targets: Array,
+    gradients: Parameters,
+    smoothing: float,
+    row_weights: Array | None = None,
 ) -> tuple[float, Array]:
-    """The mean loss of targets (N,), and the gradient by the rows (N, H); smoothing as in `Ops`.
+    """The mean loss of targets (N,), and the gradient by the rows (N, H); smoothing and weights as in `Ops`.
 
     Writes the gradients of the head; those of a tied embedding are only what comes from here.
     """
@@ -31,7 +37,7 @@ def head_backward(
     dweight = gradients["embedding.weight" if tied else "head.weight"]
     read, weight, bias = head_inputs(ops, rows, parameters)
     loss, dread = ops.head_gradients(
-        read, weight, bias, targets, dweight, gradients["head.bias"], smoothing, transposed=tied
+        read, weight, bias, targets, dweight, gradients["head.bias"], smoothing, tied, row_weights
     )
     projection = parameters.get("head.projection")
     if projection is None:

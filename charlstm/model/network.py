@@ -11,10 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ..backends import Array, LayerInput, Ops, StepWeights, get_ops
-from ..cifg import State, stack_backward, stack_forward, stack_outputs
+from ..cifg import StackTape, State, stack_backward, stack_forward, stack_outputs
 from ..config import ModelConfig
 from ..errors import UsageError
 from . import inputs
+from .arguments import ids_on, last_rows, target_weights
 from .head import head_backward, head_inputs, head_matrix
 from .parameters import ParameterBuffer, initial_values, parameter_shapes
 from .regularization import NO_PENALTIES, NOTHING_DROPPED, Masks, Penalties, draw_masks
@@ -106,36 +107,51 @@ class CIFGModel:
 
     # ---- forward ------------------------------------------------------------------------
 
-    def forward(self, x: Any, state: State | None = None) -> tuple[Array, State]:
+    def forward(self, x: Any, state: State | None = None, lengths: Any | None = None) -> tuple[Array, State]:
         """Logits and carried state of tokens (T, B), or of feature vectors (T, B, D).
 
         The logits are (T, B, V), or (B, V) where the network emits at the last step only; the
-        state's h and c are (L, B, H). No dropout. Raises ValueError for tokens out of range.
+        state's h and c are (L, B, H). lengths as in `loss_and_gradients`. No dropout. Raises ValueError
+        for tokens out of range.
         """
         x = self._input(x)
-        T, B = x.shape[:2]
-        top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, B))
-        rows, weight, bias = head_inputs(self.ops, self._emitting(top), self.parameters)
-        logits = self.ops.matmul(rows, weight)
-        logits += bias
-        shape = (T, B, self.output_size) if self.emit == "every" else (B, self.output_size)
-        return self.ops.xp.reshape(logits, shape), state
+        last = self._last_rows(lengths, x)
+        top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
+        return self._logits(top, last), state
 
-    def posterior(self, x: Any, state: State | None = None) -> tuple[Array, State]:
+    def trace(self, x: Any, state: State | None = None) -> tuple[Array, StackTape]:
+        """As `forward`, with a tape in place of the state: h and c of every layer at every step.
+
+        `tape.last_state(model.ops)` is the carried state. Many times the memory of `forward`.
+        """
+        x = self._input(x)
+        tape = stack_forward(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
+        return self._logits(tape.top), tape
+
+    def posterior(
+        self, x: Any, state: State | None = None, lengths: Any | None = None
+    ) -> tuple[Array, State]:
         """As `forward`, with the softmax of the logits in their place."""
-        logits, state = self.forward(x, state)
+        logits, state = self.forward(x, state, lengths)
         rows = self.ops.softmax(self.ops.xp.reshape(logits, (-1, self.output_size)))
         return self.ops.xp.reshape(rows, logits.shape), state
 
-    def loss(self, x: Any, targets: Any, state: State | None = None) -> tuple[float, float, State]:
+    def loss(
+        self,
+        x: Any,
+        targets: Any,
+        state: State | None = None,
+        weights: Any | None = None,
+        lengths: Any | None = None,
+    ) -> tuple[float, float, State]:
         """Mean loss in nats, the largest posterior averaged, and the carried state; no dropout.
 
-        x, targets and state, and what is raised, as in `loss_and_gradients`.
+        The arguments, and what is raised, as in `loss_and_gradients`.
         """
         x, goals = self._input_and_goals(x, targets)
+        counts, last = self._counts(weights, x), self._last_rows(lengths, x)
         top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
-        read = head_inputs(self.ops, self._emitting(top), self.parameters)
-        loss, confidence = self.ops.head_loss(*read, goals)
+        loss, confidence = self._head_loss(self._rows(self._emitting(top, last)), goals, counts)
         return loss, confidence, state
 
     def step_weights(self) -> StepWeights:
@@ -164,6 +180,8 @@ class CIFGModel:
         dropout_seed: Sequence[int] | None = None,
         penalties: Penalties = NO_PENALTIES,
         state_gradients: bool = True,
+        weights: Any | None = None,
+        lengths: Any | None = None,
     ) -> tuple[float, Gradients, State]:
         """Mean loss in nats, its gradients, and the carried state.
 
@@ -173,45 +191,70 @@ class CIFGModel:
         dropout_seed  draws the dropout masks, the same on every backend; None: new ones each call
         penalties     what the gradients take into account beside the loss, which is cross-entropy alone
         state_gradients  False leaves out the gradients of the initial state, which training throws away
+        weights  of the shape of targets: what each counts for in the mean loss (those of padding: 0); only
+                 their ratios matter. None: all the same. Penalties know nothing of them
+        lengths  (B,): where the network emits at the last step only, the number of steps of each sequence,
+                 after which there is padding; None: T. The carried state is that after all T steps
 
-        Raises ValueError for shapes that do not fit, tokens or targets out of range, empty input.
+        Raises ValueError for shapes that do not fit, tokens or targets out of range, empty input, weights
+        that are negative, not finite or all 0, and lengths outside of 1 to T.
         """
         ops = self.ops
         x, goals = self._input_and_goals(x, targets)
+        counts, last = self._counts(weights, x), self._last_rows(lengths, x)
         T, B = x.shape[:2]
         masks = self._masks(T, B, dropout_seed)
-        between, weights = masks.between, masks.weights
+        between, dropped = masks.between, masks.weights
         first, state = self._first(x, masks), self._state(state, B)
-        tape = stack_forward(ops, first, self.parameters, state, between, weights)
+        tape = stack_forward(ops, first, self.parameters, state, between, dropped)
         gradients = Gradients(ops, self.shapes, self.config.dtype)
-        loss, dh = self._head_backward(tape.top, goals, masks.output, penalties, gradients)
+        loss, dh = self._head_backward(tape.top, last, goals, counts, masks.output, penalties, gradients)
         layer, gradients.initial_state = stack_backward(
-            ops, dh, gradients, tape, between, weights, state_gradients
+            ops, dh, gradients, tape, between, dropped, state_gradients
         )
         tokens = x if self.input_size is None else None
         gradients.inputs = inputs.input_backward(ops, layer, tokens, self.parameters, gradients, masks)
         return loss, gradients, tape.last_state(ops)
 
     def _head_backward(
-        self, top: Array, goals: Array, mask: Array | None, penalties: Penalties, gradients: Gradients
+        self,
+        top: Array,
+        last: Array | None,
+        goals: Array,
+        counts: Array | None,
+        mask: Array | None,
+        penalties: Penalties,
+        gradients: Gradients,
     ) -> tuple[float, Array]:
         """The loss, and the gradient by the top layer's h (T, B, H); writes the head's gradients."""
-        ops = self.ops
-        read = top if self.emit == "every" else top[-1:, ...]
+        ops, smoothing = self.ops, penalties.label_smoothing
+        read = self._emitting(top, last)
         read = read if mask is None else ops.multiply(read, mask)
-        rows = ops.xp.reshape(read, (-1, read.shape[2]))
-        loss, drows = head_backward(ops, rows, self.parameters, goals, gradients, penalties.label_smoothing)
+        loss, drows = self._head_gradients(self._rows(read), goals, gradients, smoothing, counts)
         dh = ops.xp.reshape(drows, read.shape)
         if penalties.activation:
             gradients.penalty += ops.activation_gradients(dh, read, penalties.activation, 0.0)
         if mask is not None:
             dh = ops.multiply(dh, mask, out=dh)
         if self.emit == "last":
-            last, dh = dh, ops.zeros(top.shape, dh.dtype)
-            dh[-1:, ...] = last
+            emitted, dh = dh, ops.zeros(top.shape, dh.dtype)
+            if last is None:
+                dh[-1:, ...] = emitted
+            else:
+                ops.scatter_add_rows(self._rows(dh), last, self._rows(emitted))
         if penalties.temporal:
             gradients.penalty += ops.activation_gradients(dh, top, 0.0, penalties.temporal)
         return loss, dh
+
+    def _head_gradients(
+        self, rows: Array, goals: Array, gradients: Gradients, smoothing: float, counts: Array | None
+    ) -> tuple[float, Array]:
+        """The loss of rows (N, H) that emit, and its gradient by them; writes the head's gradients."""
+        return head_backward(self.ops, rows, self.parameters, goals, gradients, smoothing, counts)
+
+    def _head_loss(self, rows: Array, goals: Array, counts: Array | None) -> tuple[float, float]:
+        """The loss of rows (N, H) that emit, and the largest posterior averaged."""
+        return self.ops.head_loss(*head_inputs(self.ops, rows, self.parameters), goals, counts)
 
     # ---- parts --------------------------------------------------------------------------
 
@@ -221,32 +264,35 @@ class CIFGModel:
         if self.input_size is None:
             if len(x.shape) != 2:
                 raise ValueError(f"tokens must be (T, B), not {tuple(x.shape)}")
-            return self._ids(x, "tokens")
+            return ids_on(self.ops, x, self.output_size, "tokens")
         if len(x.shape) != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"feature vectors must be (T, B, {self.input_size}), not {tuple(x.shape)}")
         return self.ops.asarray(x, self.config.dtype)
 
     def _input_and_goals(self, x: Any, targets: Any) -> tuple[Array, Array]:
-        """The input, and targets as ids (N,), on the backend."""
+        """The input, and targets as rows (N,) or (N, V), on the backend."""
         x = self._input(x)
         T, B = x.shape[:2]
         targets = np.asarray(targets) if isinstance(targets, (list, tuple)) else targets
-        expected = (T, B) if self.emit == "every" else (B,)
+        expected = ((T, B) if self.emit == "every" else (B,)) + self._target_shape()
         if tuple(targets.shape) != expected or 0 in expected or T == 0:
             raise ValueError(f"targets {tuple(targets.shape)} must be {expected}, and not empty")
-        return x, self.ops.xp.reshape(self._ids(targets, "targets"), (-1,))
+        return x, self._goals(targets)
 
-    def _ids(self, x: Any, what: str) -> Array:
-        """Token ids on the backend; those of the host are checked to be in range."""
-        if isinstance(x, np.ndarray):
-            if x.dtype.kind not in "iu":
-                raise ValueError(f"{what} must be integers, not {x.dtype}")
-            if x.size and not (int(x.min()) >= 0 and int(x.max()) < self.output_size):
-                raise ValueError(
-                    f"{what} must lie in 0 to {self.output_size - 1}, not {x.min()} to {x.max()}"
-                )
-            return self.ops.asarray(x.astype(np.int64, order="C"))
-        return x
+    def _target_shape(self) -> tuple[int, ...]:
+        """The shape of one target."""
+        return ()
+
+    def _goals(self, targets: Any) -> Array:
+        """Targets of the right shape as classes (N,), on the backend."""
+        return self.ops.xp.reshape(ids_on(self.ops, targets, self.output_size, "targets"), (-1,))
+
+    def _counts(self, weights: Any | None, x: Array) -> Array | None:
+        """Weights of targets as rows (N,) on the backend."""
+        if weights is None:
+            return None
+        shape = tuple(x.shape[:2] if self.emit == "every" else x.shape[1:2])
+        return self.ops.asarray(target_weights(weights, shape), self.config.dtype)
 
     def _first(self, x: Array, masks: Masks = NOTHING_DROPPED) -> LayerInput:
         """What the first layer reads."""
@@ -270,17 +316,44 @@ class CIFGModel:
             raise ValueError(f"the state's h and c must be {expected}, not {[tuple(p.shape) for p in state]}")
         return State(*(self.ops.asarray(part) for part in state))
 
-    def _emitting(self, top: Array) -> Array:
-        """h of the top layer (T, B, H) at the steps that emit, as rows (N, H)."""
-        rows = top if self.emit == "every" else top[-1:, ...]
-        return self.ops.xp.reshape(rows, (rows.shape[0] * rows.shape[1], rows.shape[2]))
+    def _last_rows(self, lengths: Any | None, x: Array) -> Array | None:
+        """Where the last step (B,) of each sequence lies among T * B rows; None: at the end."""
+        if lengths is None:
+            return None
+        if self.emit == "every":
+            raise UsageError("a network that emits at every step needs no lengths: give padding the weight 0")
+        return self.ops.asarray(last_rows(lengths, *x.shape[:2]))
+
+    def _logits(self, top: Array, last: Array | None = None) -> Array:
+        """Logits (T, B, V), or (B, V), of the top layer's h (T, B, H)."""
+        rows, weight, bias = head_inputs(self.ops, self._rows(self._emitting(top, last)), self.parameters)
+        logits = self.ops.matmul(rows, weight)
+        logits += bias
+        T, B = top.shape[:2]
+        shape = (T, B, self.output_size) if self.emit == "every" else (B, self.output_size)
+        return self.ops.xp.reshape(logits, shape)
+
+    def _emitting(self, top: Array, last: Array | None) -> Array:
+        """h of the top layer (T, B, H) at the steps that emit: all, or one (1, B, H)."""
+        if self.emit == "every":
+            return top
+        if last is None:
+            return top[-1:, ...]
+        return self.ops.gather_rows(self._rows(top), last)[None, ...]
+
+    def _rows(self, h: Array) -> Array:
+        """(T, B, H) as rows (T * B, H)."""
+        return self.ops.xp.reshape(h, (h.shape[0] * h.shape[1], h.shape[2]))
 
 
 class LanguageModel(CIFGModel):
     """A network that reads tokens and gives the posterior of the next one at every step.
 
-        model = LanguageModel(vocab_size=65, hidden_size=256, num_layers=2)
-        loss, gradients, state = model.loss_and_gradients(tokens, targets)
+    >>> model = LanguageModel(vocab_size=65, hidden_size=16, num_layers=2, backend="numpy")
+    >>> tokens = np.arange(30).reshape(10, 3)  # (T, B)
+    >>> loss, gradients, state = model.loss_and_gradients(tokens, tokens + 1)
+    >>> gradients["cifg.1.R"].shape, state.h.shape
+    ((16, 48), (2, 3, 16))
 
     The keywords are those of `ModelConfig` and `CIFGModel`; there is no dropout unless asked for.
     `options`: its further ones, such as variational, weight_drop, tied_embeddings.

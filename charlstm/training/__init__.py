@@ -89,7 +89,14 @@ def resume(
 ) -> Run:
     """Go on with a run from its last checkpoint and return it, with its best checkpoint loaded.
 
-    The arguments and errors are those of `reopen`.
+    limits   new values for max_time, max_steps and epochs, counted from the run's very start;
+             they take the place of the run's, and early_stopping of the run's; other options must be the run's
+    backend  and threads: those that the run was started with, unless given
+    quiet    print no progress on stderr
+    corpus   the text, for a run that was not started from a file or name
+
+    Raises CheckpointError where there is no whole checkpoint, DataError where the text changed, UsageError
+    where the limits are reached already or an option is not the run's.
     """
     reporter = Reporter() if quiet else ConsoleReporter()
     return _finish(

@@ -14,20 +14,20 @@ import numpy as np
 from .. import checkpoint
 from ..backends import Array
 from ..cifg import State
-from ..config import Config, SamplingConfig
+from ..config import Config
 from ..data import Batch, Corpus, batches_of, describe, limited, part_of
 from ..errors import CharLSTMError, CheckpointError, DataError, DivergedError
 from ..evaluation import evaluate
 from ..generation import generate
-from ..model import CIFGModel, Penalties
+from ..model import CIFGModel
+from ..sampling import SamplingConfig
 from ..wording import write_text
 from .directory import MetricsLog, forget_later, model_card, run_readme
 from .divergence import DivergingError, JumpError, LossWatch
-from .optimizer import Optimizer, WeightAverage
+from .learner import Learner, StepGradients
 from .plots import plot_curves
 from .progress import Reporter
 from .report import write_report
-from .schedule import learning_rate
 
 LOG_EVERY = 10  # steps that one line of metrics sums up
 SAMPLE_LENGTH = 200
@@ -49,9 +49,8 @@ class Trainer:
         self.directory, self.reporter = directory, reporter
         self.batches = batches_of(corpus, config)
         self.val = limited(part_of(corpus, config.data, "val"), config.data.max_val_tokens)
-        self.penalties = Penalties.of(config.training)
-        self.optimizer = Optimizer(model, config.training)
-        self.average = WeightAverage(model, config.training) if config.training.averaging != "none" else None
+        self.learner = Learner(model, config.training)
+        self.optimizer, self.average = self.learner.optimizer, self.learner.average
         self.state = model.zero_state(config.data.batch_size)
         self.step = self.tokens = 0  # steps made, and tokens that they have read
         self.seconds = 0.0  # of all sessions, validations included
@@ -175,34 +174,25 @@ class Trainer:
         self.seconds = time.perf_counter() - self._clock
         return self.progress()
 
-    def gradients(self, step: int, batch: Batch) -> tuple[float, Array, float, State]:
+    def gradients(self, step: int, batch: Batch) -> StepGradients:
         """What a step's batch gives: the loss, the flat gradients, their norm, and the state after it."""
         state = self.model.zero_state(self.batches.batch_size) if batch.fresh else self.state
-        seed = (self.config.training.seed, step)
-        loss, gradients, after = self.model.loss_and_gradients(
-            batch.x, batch.y, state, seed, self.penalties, state_gradients=False
-        )
-        return loss, gradients.flat, self.model.ops.global_norm(gradients.flat), after
+        return self.learner.gradients(step, batch.x, batch.y, state)
 
     def train_step(self, done: float) -> None:
         """One step, `done` (0 to 1) of the training being over."""
         started = time.perf_counter()
         batch = self.batches[self.step]
-        loss, gradients, norm, after = self.gradients(self.step, batch)
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            what = "gradient" if math.isfinite(loss) else "loss"
-            raise DivergingError(f"the {what} is no longer a finite number at step {self.step}")
-        self._watch.stepped(loss, self.step)
+        found = self.gradients(self.step, batch)
+        found.check(self.step)
+        self._watch.stepped(found.loss, self.step)
         share = len(batch.x) / self.batches.seq_len  # 1 unless lengths are random
-        self._rate = self._rate_factor * share * learning_rate(self.config.training, self.step, done)
-        self._norm = norm
-        self.state = after
+        self._rate = self.learner.learn(self.step, found, done, self._rate_factor * share)
+        self._norm = found.norm
+        self.state = found.state
         self.step += 1
         self.tokens += batch.x.size
-        self.optimizer.update(self.step, self._rate, gradients, norm)
-        if self.average is not None:
-            self.average.stepped()
-        self._since.append(loss)
+        self._since.append(found.loss)
         self._busy_seconds += time.perf_counter() - started
         self._busy_tokens += batch.x.size
 

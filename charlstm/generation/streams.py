@@ -1,0 +1,281 @@
+"""Texts that are drawn side by side: each with its own seed, sampling and end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ..backends import SAMPLERS, Array, Drawn, Draws, Sampler, Scores, no_constraint
+from ..cifg import State
+from ..config import OnUnknown
+from ..data import Tokenizer
+from ..errors import DivergedError, UsageError
+from ..model import CIFGModel
+from ..sampling import SamplingConfig
+from .constraint import Constraint, constraint
+from .reading import read
+from .stops import StopStrings
+
+DRAWN_AT_ONCE = 64  # tokens that a backend draws before they are shown
+
+FinishReason = Literal["length", "stop", "match", "dead end"]
+
+
+class Token(NamedTuple):
+    """A token that was drawn, and what the model thought of it, before temperature and all else."""
+
+    id: int
+    text: str
+    log_probability: float  # nats
+    entropy: float  # of the posterior, nats
+    alternatives: tuple[tuple[int, float], ...]  # the most probable tokens, with their log-probabilities
+
+
+class Stream:
+    """One text that is being drawn. What it becomes depends on its model, prompt, sampling and seed alone."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: str = "",
+        sampling: SamplingConfig | None = None,
+        on_unknown: OnUnknown = "error",
+        seed: int | None = None,
+    ) -> None:
+        """`seed` is that of the sampling unless it is given.
+
+        Raises DataError for a prompt with tokens outside of the vocabulary unless `on_unknown` says
+        otherwise, or the vocabulary has a token for those; UsageError for a bias of what is no token, a regular
+        expression that nothing can match, and one that takes more tokens than `sampling.length`.
+        """
+        self.prompt, self.sampling = prompt, sampling if sampling is not None else SamplingConfig()
+        self.seed = self.sampling.seed if seed is None else seed
+        ids = tokenizer.encode(prompt, on_unknown)
+        self.prompt_ids = ids if len(ids) else np.array([tokenizer.start_token])
+        self.bias = _bias(tokenizer, self.sampling)
+        self.constraint = _constraint(tokenizer, prompt, self.sampling)
+        self.state = -1 if self.constraint is None else 0
+        self.remaining = self.sampling.length
+        self.finish_reason: FinishReason | None = None if self.remaining else "length"
+        self.tokens: list[Token] = []  # those that were scored
+        self.rng = np.random.default_rng(self.seed)
+        self._decoder, self._tokenizer = tokenizer.decoder(prompt), tokenizer
+        self._stops = StopStrings(self.sampling.stop)
+
+    @property
+    def sampler(self) -> Sampler:
+        s = self.sampling
+        looks_back = s.repetition_penalty != 1 or s.no_repeat_ngram > 0
+        return Sampler(
+            s.top_k, s.top_p, s.typical, s.min_p, s.repetition_penalty, s.no_repeat_ngram,
+            s.repetition_window if looks_back else 0, s.redraw,
+        )  # fmt: skip
+
+    def uniforms(self, count: int, numbers: int) -> np.ndarray:
+        """Numbers in [0, 1) for the next draws, (count, numbers), the same however they are split into calls."""
+        drawn = self.rng.random((count, 2 if self.sampling.redraw else 1))
+        return np.broadcast_to(drawn, (count, numbers)) if drawn.shape[1] < numbers else drawn
+
+    def temperatures(self, count: int) -> np.ndarray:
+        """Those of the next `count` tokens."""
+        values, length = self.sampling.temperatures, self.sampling.length
+        if len(values) == 1:
+            return np.full(count, values[0])
+        places = np.arange(count) + length - self.remaining
+        if self.sampling.falling:
+            return np.interp(places, (0, max(1, length - 1)), values)
+        return np.asarray(values)[places % len(values)]
+
+    def take(self, ids: np.ndarray, ended: bool, state: int, scores: Scores | None, column: int) -> str:
+        """Take in tokens (n,) that were drawn, the last ones if it `ended`; the text that they add."""
+        self.remaining -= len(ids)
+        self.state = state
+        text = self._decoded(ids) if scores is None else self._scored(ids, scores, column)
+        if self._stops.stopped is not None:
+            self.finish_reason = "stop"
+        elif ended or self.remaining == 0:
+            text += self._stops.feed(self._decoder.finish())
+            stopped = self._stops.stopped is not None
+            text += "" if stopped else self._stops.finish()
+            self.finish_reason = "stop" if stopped else self._why_over(ended)
+        return text
+
+    def _why_over(self, ended: bool) -> FinishReason:
+        if not ended:
+            return "length"
+        complete = self.constraint is not None and bool(self.constraint.final[self.state])
+        return "match" if complete else "dead end"
+
+    def _decoded(self, ids: np.ndarray) -> str:
+        return self._stops.feed(self._decoder.feed(ids))
+
+    def _scored(self, ids: np.ndarray, scores: Scores, column: int) -> str:
+        """As `_decoded`, one token at a time; what was drawn beyond a stop string is left out."""
+        parts = []
+        for n, token in enumerate(ids.tolist()):
+            text = self._decoder.feed([token])
+            best = scores.best[n, column].tolist(), scores.best_log_probabilities[n, column].tolist()
+            figures = float(scores.log_probabilities[n, column]), float(scores.entropies[n, column])
+            self.tokens.append(Token(token, text, *figures, tuple(zip(*best, strict=True))))
+            parts.append(self._stops.feed(text))
+            if self._stops.stopped is not None:
+                break
+        return "".join(parts)
+
+
+def _bias(tokenizer: Tokenizer, sampling: SamplingConfig) -> np.ndarray | None:
+    """What is added to the logits (V,), if anything."""
+    if not sampling.biases:
+        return None
+    bias = np.zeros(len(tokenizer))
+    for text, value in sampling.biases.items():
+        ids = tokenizer.encode(text, "skip")
+        if len(ids) != 1:
+            raise UsageError(f"logit_bias: {text!r} is not one {tokenizer.unit} of the vocabulary")
+        bias[ids[0]] = value
+    if not (bias > -np.inf).any():
+        raise UsageError("logit_bias forbids the whole vocabulary")
+    return bias
+
+
+_made = lru_cache(maxsize=16)(constraint)  # samples of one prompt share theirs
+
+
+def _constraint(tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Constraint | None:
+    if sampling.regex is None:
+        return None
+    made = _made(sampling.regex, tokenizer, prompt)
+    if made.distance[0] > sampling.length:
+        raise UsageError(
+            f"regex {sampling.regex!r} needs {made.distance[0]} tokens at least: length is {sampling.length}"
+        )
+    return made
+
+
+class Batch:
+    """Streams that a model draws side by side; they may join before any `advance`, and leave when they end."""
+
+    def __init__(self, model: CIFGModel, alternatives: int | None = None) -> None:
+        """With `alternatives` tokens are scored, beside so many of the most probable ones."""
+        self._model, self._alternatives = model, alternatives
+        self._weights = model.step_weights()
+        self.streams: list[Stream] = []
+        self._logits = model.ops.empty((0, model.output_size), model.parameters.flat.dtype)
+        self._state = model.zero_state(0)
+        self._past = np.empty((0, 0), np.int64)
+        self._automata = _Automata((), model.output_size)
+
+    def add(
+        self, streams: Sequence[Stream], read_already: Sequence[tuple[Array, State]] | None = None
+    ) -> None:
+        """Read the streams' prompts; the streams take part from now on.
+
+        Of prompts that were `read_already` the last logits (1, V) and the states are given.
+        """
+        concat = self._model.ops.xp.concat
+        new = [stream for stream in streams if stream.remaining]
+        found = self._read(new) if read_already is None else read_already
+        self.streams += new
+        self._logits = concat([self._logits, *(logits for logits, _ in found)], axis=0)
+        self._state = State(
+            *(concat([self._state[k], *(state[k] for _, state in found)], axis=1) for k in range(2))
+        )
+        window = max((stream.sampler.window for stream in self.streams), default=0)
+        past = [*self._past, *(stream.prompt_ids for stream in new)]
+        self._past = np.array([_last(tokens, window) for tokens in past], np.int64).reshape(len(past), window)
+        self._automata = _Automata(self.streams, self._model.output_size)
+
+    def advance(self, count: int = DRAWN_AT_ONCE) -> dict[Stream, str]:
+        """Draw up to `count` tokens of each stream; the text that each has won.
+
+        Streams that are over have left, and have their `finish_reason`. Raises DivergedError where logits
+        are not finite.
+        """
+        streams = self.streams
+        if not streams:
+            return {}
+        draws = self._draws(min(count, max(stream.remaining for stream in streams)))
+        try:
+            drawn = self._model.ops.generate(
+                self._weights, self._logits, *self._state, draws, self._alternatives
+            )
+        except FloatingPointError:
+            raise DivergedError("the model's logits are not finite: its weights are unusable") from None
+        scores = drawn.scores if self._alternatives is not None else None
+        texts = {}
+        for b, stream in enumerate(streams):
+            number = int(drawn.counts[b])
+            ended = number < min(len(drawn.tokens), stream.remaining)
+            state = int(drawn.states[b]) - self._automata.starts.get(id(stream.constraint), 0)
+            texts[stream] = stream.take(drawn.tokens[:number, b], ended, state, scores, b)
+        self._keep(drawn)
+        return texts
+
+    def _read(self, streams: Sequence[Stream]) -> list[tuple[Array, State]]:
+        """The last logits (1, V) and the state after each stream's prompt; each prompt is read once."""
+        texts = {stream.prompt_ids.tobytes(): stream.prompt_ids for stream in streams}
+        found = {key: read(self._model, ids) for key, ids in texts.items()}
+        return [found[stream.prompt_ids.tobytes()] for stream in streams]
+
+    def _draws(self, count: int) -> Draws:
+        streams, V = self.streams, self._model.output_size
+        numbers = 2 if any(stream.sampling.redraw for stream in streams) else 1
+        biases = [stream.bias for stream in streams]
+        some = any(bias is not None for bias in biases)
+        return Draws(
+            np.stack([stream.uniforms(count, numbers) for stream in streams], axis=1),
+            np.stack([stream.temperatures(count) for stream in streams], axis=1),
+            np.array([tuple(stream.sampler) for stream in streams], SAMPLERS),
+            np.stack([np.zeros(V) if bias is None else bias for bias in biases])
+            if some
+            else np.empty((0, V)),
+            self._past,
+            *self._automata.tables,
+            np.array(
+                [stream.state + self._automata.starts.get(id(stream.constraint), 0) for stream in streams]
+            ),
+            np.array([stream.remaining for stream in streams]),
+        )
+
+    def _keep(self, drawn: Drawn) -> None:
+        """Go on with the streams that are not over."""
+        xp, going = self._model.ops.xp, [s.finish_reason is None for s in self.streams]
+        past = np.concatenate((self._past, drawn.tokens.T), axis=1)
+        self._past = past[:, past.shape[1] - self._past.shape[1] :].copy()
+        self._logits, self._state = drawn.logits, State(drawn.h, drawn.c)
+        if all(going):
+            return
+        left = np.flatnonzero(going)
+        self.streams = [self.streams[b] for b in left]
+        self._past = self._past[left]
+        ids = self._model.ops.asarray(left)
+        self._logits = xp.take(self._logits, ids, axis=0)
+        self._state = State(*(xp.take(part, ids, axis=1) for part in self._state))
+        self._automata = _Automata(self.streams, self._model.output_size)
+
+
+class _Automata:
+    """The constraints of all streams as one automaton: `Draws.next`, `distance` and `final`."""
+
+    def __init__(self, streams: Sequence[Stream], V: int) -> None:
+        distinct = {id(stream.constraint): stream.constraint for stream in streams if stream.constraint}
+        self.starts: dict[int, int] = {}
+        tables = [no_constraint(V)]
+        size = 0
+        for key, each in distinct.items():
+            self.starts[key] = size
+            tables.append(
+                (np.where(each.next < 0, -1, each.next + np.int32(size)), each.distance, each.final)
+            )
+            size += len(each.final)
+        next_, distance, final = (np.concatenate(parts) for parts in zip(*tables, strict=True))
+        self.tables = next_.astype(np.int32), distance.astype(np.int64), final.astype(np.bool_)
+
+
+def _last(tokens: np.ndarray, count: int) -> np.ndarray:
+    """The last so many tokens, after -1 where there are fewer."""
+    kept = tokens[max(0, len(tokens) - count) :]
+    return np.concatenate((np.full(count - len(kept), -1, np.int64), kept))
