@@ -123,6 +123,30 @@ def test_classifiers(emit: Any, tmp_path: Path, rng: np.random.Generator) -> Non
                 assert np.abs(ours - other).max() < LIMIT
 
 
+def test_a_regressor_gives_numbers(tmp_path: Path, rng: np.random.Generator) -> None:
+    model = charlstm.SequenceRegressor(6, 2, H, 2, backend="numpy")
+    charlstm.save_model(tmp_path / "regressor", model)
+    again, _ = charlstm.load_model(tmp_path / "regressor", "numpy")
+    assert isinstance(again, charlstm.SequenceRegressor)
+    to_onnx(again, tmp_path / "regressor.onnx")
+    session = ort_session(tmp_path / "regressor.onnx")
+    assert [output.name for output in session.get_outputs()] == ["logits", "next_h", "next_c"]
+    x = rng.normal(size=(9, 3, 6)).astype(np.float32)
+    numbers = session.run(["logits"], {"vectors": x, "h": zeros(model, 3), "c": zeros(model, 3)})[0]
+    assert np.abs(numbers - model.forward(x)[0]).max() < LIMIT
+
+
+def test_the_network_of_an_estimator(tmp_path: Path, rng: np.random.Generator) -> None:
+    pytest.importorskip("sklearn")
+    X, y = rng.normal(size=(12, 5, 3)), np.array(["a", "b", "c"] * 4)
+    estimator = charlstm.CIFGClassifier(hidden_size=H, max_iter=2, backend="numpy", random_state=0).fit(X, y)
+    to_onnx(estimator.model_, tmp_path / "model.onnx")
+    feed = {"vectors": X.transpose(1, 0, 2).astype(np.float32)}
+    feed |= {name: zeros(estimator.model_, len(X)) for name in ("h", "c")}
+    posterior = ort_session(tmp_path / "model.onnx").run(["posterior"], feed)[0]
+    assert np.abs(posterior - estimator.predict_proba(X)).max() < LIMIT
+
+
 def test_a_trained_run_on_the_command_line(
     small_run: charlstm.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
