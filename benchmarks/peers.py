@@ -7,12 +7,15 @@ ONNX Runtime runs the very CIFG weights of ours, by its LSTM's attribute input_f
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from workloads import GENERATED, VOCABULARY, Shape, charlstm_model
 
 from charlstm.backends.threads import thread_count
+from charlstm.export import to_onnx
 
 
 def torch_network(shape: Shape) -> Any:
@@ -87,51 +90,20 @@ def torch_generate(shape: Shape) -> Callable[[], list[int]]:
 
 
 def onnx_session(shape: Shape) -> Any:
-    """Our weights as an ONNX graph: Gather, LSTM with input_forget, MatMul, Add."""
+    """Our weights as `charlstm export` writes them: Gather, LSTM with input_forget, MatMul, Add."""
     import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
 
-    model = charlstm_model(shape, "numpy")
-    H, parameters = shape.hidden, model.parameters
-    nodes = [helper.make_node("Gather", ["embedding", "tokens"], ["x0"])]
-    constants = {"embedding": parameters["embedding.weight"]}
-    for k in range(shape.layers):
-        blocks = {}
-        for name in ("W", "R"):
-            i, o, g = np.split(parameters[f"cifg.{k}.{name}"].T, 3)
-            blocks[name] = np.concatenate((i, o, -i, g))[np.newaxis]  # ONNX's order: i, o, f, c
-        i, o, g = np.split(parameters[f"cifg.{k}.b"], 3)
-        bias = np.concatenate((i, o, -i, g, np.zeros(4 * H, np.float32)))[np.newaxis]
-        constants |= {f"W{k}": blocks["W"], f"R{k}": blocks["R"], f"B{k}": bias}
-        names = [f"x{k}", f"W{k}", f"R{k}", f"B{k}", "", f"h{k}", f"c{k}"]
-        outputs = [f"y{k}", f"h{k}_out", f"c{k}_out"]
-        nodes.append(helper.make_node("LSTM", names, outputs, hidden_size=H, input_forget=1))
-        nodes.append(helper.make_node("Squeeze", [f"y{k}", "one"], [f"x{k + 1}"]))
-    nodes.append(helper.make_node("MatMul", [f"x{shape.layers}", "head"], ["product"]))
-    nodes.append(helper.make_node("Add", ["product", "bias"], ["logits"]))
-    constants |= {"head": parameters["head.weight"], "bias": parameters["head.bias"], "one": np.array([1])}
-    states = [f"{part}{k}" for k in range(shape.layers) for part in "hc"]
-    real = TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "cifg",
-        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["T", "B"])]
-        + [helper.make_tensor_value_info(name, real, [1, "B", H]) for name in states],
-        [helper.make_tensor_value_info("logits", real, ["T", "B", VOCABULARY])]
-        + [helper.make_tensor_value_info(f"{name}_out", real, [1, "B", H]) for name in states],
-        [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in constants.items()],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = thread_count()
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "model.onnx"
+        to_onnx(charlstm_model(shape, "numpy"), path)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _zero_feed(shape: Shape, batch: int) -> dict[str, np.ndarray]:
-    zeros = np.zeros((1, batch, shape.hidden), np.float32)
-    return {f"{part}{k}": zeros for k in range(shape.layers) for part in "hc"}
+    zeros = np.zeros((shape.layers, batch, shape.hidden), np.float32)
+    return {"h": zeros, "c": zeros}
 
 
 def onnxruntime_forward(shape: Shape) -> Callable[[], np.ndarray]:
@@ -143,14 +115,11 @@ def onnxruntime_forward(shape: Shape) -> Callable[[], np.ndarray]:
 def onnxruntime_generate(shape: Shape) -> Callable[[], None]:
     """The steps alone: no sampling, the same token each time."""
     session = onnx_session(shape)
-    names = [output.name for output in session.get_outputs()]
-    states = [name.removesuffix("_out") for name in names[1:]]
 
     def run() -> None:
         feed = {"tokens": np.zeros((1, 1), np.int64), **_zero_feed(shape, 1)}
         for _ in range(GENERATED):
-            results = session.run(names, feed)
-            feed |= dict(zip(states, results[1:], strict=True))
+            _, feed["h"], feed["c"] = session.run(None, feed)
 
     return run
 

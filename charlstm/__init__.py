@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends import Ops, get_ops
+    from .checkpoint import load_model
     from .cifg import State
     from .comparison import Comparison, compare
     from .config import Config, DataConfig, ModelConfig, TrainingConfig
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
     from .evaluation import DetailedEvaluation, Evaluation, EvaluationConfig
     from .generation import Completion
     from .model import CIFGModel, LanguageModel, Penalties, SequenceClassifier, SequenceRegressor
+    from .pretrained import save_model
     from .run import Run, load
     from .sampling import SamplingConfig
     from .training import resume, train
 
 _WHERE = {
     "backends": ("Ops", "get_ops"),
+    "checkpoint": ("load_model",),
     "cifg": ("State",),
     "comparison": ("Comparison", "compare"),
     "config": ("Config", "DataConfig", "ModelConfig", "TrainingConfig"),
@@ -63,6 +66,7 @@ _WHERE = {
     "evaluation": ("DetailedEvaluation", "Evaluation", "EvaluationConfig"),
     "generation": ("Completion",),
     "model": ("CIFGModel", "LanguageModel", "Penalties", "SequenceClassifier", "SequenceRegressor"),
+    "pretrained": ("save_model",),
     "run": ("Run", "load"),
     "sampling": ("SamplingConfig",),
     "training": ("resume", "train"),
@@ -81,8 +85,8 @@ __all__ = [
     "Config", "Corpus", "DataConfig", "DataError", "DetailedEvaluation", "DivergedError", "Evaluation",
     "EvaluationConfig", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
     "SamplingConfig", "SequenceClassifier", "SequenceRegressor", "State", "Tokenizer", "TrainingConfig",
-    "UsageError", "WordTokenizer", "__version__", "compare", "get_ops", "load", "load_tokenizer",
-    "make_tokenizer", "resume", "train",
+    "UsageError", "WordTokenizer", "__version__", "compare", "get_ops", "load", "load_model",
+    "load_tokenizer", "make_tokenizer", "resume", "save_model", "train",
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from .backends import Ops, get_ops
 from .config import ModelConfig
 from .data import Tokenizer, load_tokenizer
 from .errors import CheckpointError, UsageError
-from .model import CIFGModel, Shapes, parameter_shapes
+from .model import CIFGModel, SequenceRegressor, Shapes, parameter_shapes
 from .options import from_dict
 
 FORMAT = 1
@@ -69,6 +69,7 @@ def model_files(model: CIFGModel, tokenizer: Tokenizer | None, card: str) -> dic
         "output_size": model.output_size,
         "input_size": model.input_size,
         "emit": model.emit,
+        "outputs": "numbers" if isinstance(model, SequenceRegressor) else "posterior",
         "tokenizer_hash": None if tokenizer is None else tokenizer.hash,
         **dataclasses.asdict(model.config),
     }
@@ -93,7 +94,7 @@ def load(
 
 
 def load_model(
-    directory: Path, backend: str | Ops = "auto", threads: int | None = None
+    directory: str | Path, backend: str | Ops = "auto", threads: int | None = None
 ) -> tuple[CIFGModel, Tokenizer | None]:
     """The model of a directory, on any backend, and its tokenizer where it reads tokens.
 
@@ -101,7 +102,7 @@ def load_model(
     dtypes are not those of the configuration, where a weight is not finite, or where the
     tokenizer is not the one that the weights were trained with.
     """
-    directory = locate(directory)
+    directory = locate(Path(directory))
     config = read_json(directory / "config.json")
     if config.get("model_type") != "charlstm":
         raise CheckpointError(f"{directory / 'config.json'} does not describe a charlstm model")
@@ -124,17 +125,26 @@ def load_model(
         # before anything of these sizes is made
         if model_config.num_layers > len(weights):
             raise CheckpointError(f"{directory}: there are weights of fewer layers than config.json asks for")
-        output_size, input_size = config["output_size"], config["input_size"]
-        shapes = parameter_shapes(model_config, output_size, input_size)
+        shapes = parameter_shapes(model_config, config["output_size"], config["input_size"])
         _check_arrays(weights, shapes, model_config.dtype, directory / "model.safetensors")
-        model = CIFGModel(
-            output_size, model_config, input_size=input_size, emit=config["emit"], backend=ops, seed=None
-        )
+        model = _network(config, model_config, ops)
     except (UsageError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory / 'config.json'} is not usable: {error}") from None
     for name, array in weights.items():
         model.parameters[name][...] = model.ops.asarray(array)
     return model, tokenizer
+
+
+def _network(config: dict[str, Any], model_config: ModelConfig, ops: Ops) -> CIFGModel:
+    """The network that config.json describes, its weights still to be written."""
+    output_size, input_size, emit = config["output_size"], config["input_size"], config["emit"]
+    outputs = config.get("outputs", "posterior")  # earlier versions had no others
+    if outputs == "posterior":
+        return CIFGModel(output_size, model_config, input_size=input_size, emit=emit, backend=ops, seed=None)
+    if outputs != "numbers" or input_size is None or model_config.embedding_size is not None:
+        raise UsageError(f"outputs cannot be {outputs!r}")
+    options = {k: v for k, v in dataclasses.asdict(model_config).items() if k != "embedding_size"}
+    return SequenceRegressor(input_size, output_size, emit=emit, backend=ops, seed=None, **options)
 
 
 def load_training(directory: Path, model: CIFGModel, buffers: Iterable[str]) -> TrainingState:

@@ -9,15 +9,27 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from .card import Figure
-from .checkpoint import read_json, replace_directory, write_among
+from .checkpoint import model_files, read_json, replace_directory, write_among
 from .config import ModelConfig
 from .data import Tokenizer
 from .errors import CharLSTMError, CheckpointError, UsageError
+from .model import CIFGModel
 
 FILES = {"model.safetensors", "config.json", "tokenizer.json", "README.md"}
 
 
 # ---- what a card says ----------------------------------------------------------------------------
+
+
+def _plain_card(model: CIFGModel) -> str:
+    reads = "tokens" if model.input_size is None else f"vectors of {model.input_size}"
+    return (
+        "---\nlibrary_name: charlstm\ntags: [lstm, cifg]\n---\n# A CIFG-LSTM network\n\n"
+        f"It reads {reads}, and has {model.config.num_layers} layers of {model.config.hidden_size} units, "
+        f"{model.output_size} outputs and {model.num_parameters:,} parameters in {model.config.dtype}.\n\n"
+        "    import charlstm\n"
+        '    model, tokenizer = charlstm.load_model("DIRECTORY")\n'
+    )
 
 
 class Trained(NamedTuple):
@@ -84,10 +96,23 @@ def check_target(directory: Path, force: bool = False) -> None:
         )
 
 
-def write(directory: Path, files: Mapping[str, bytes], force: bool = False) -> None:
-    """Write a model's files, in place of a model directory's; errors as `check_target` and `checkpoint.save`."""
-    directory = directory.resolve()
+def save_model(
+    directory: str | Path,
+    model: CIFGModel,
+    tokenizer: Tokenizer | None = None,
+    *,
+    card: str | None = None,
+    force: bool = False,
+) -> None:
+    """Write any model as a directory, which `load_model` reads, in place of an earlier one's.
+
+    A model that reads tokens is saved with its tokenizer. card is the content of README.md. A directory
+    with other files in it is refused, unless `force`d; these then stay. Raises UsageError for what cannot be
+    used, CheckpointError where the disk refuses.
+    """
+    directory = Path(directory).resolve()
     check_target(directory, force)
+    files = model_files(model, tokenizer, _plain_card(model) if card is None else card)
     if not directory.exists() or _is_model_directory(directory):
         replace_directory(directory, files)
     else:

@@ -241,8 +241,8 @@ class Run:
         """
         directory = Path(directory)
         pretrained.check_target(directory, force)
-        files = checkpoint.model_files(self.model, self.tokenizer, self.model_card(license))
-        pretrained.write(directory, files, force)
+        card = self.model_card(license)
+        pretrained.save_model(directory, self.model, self.tokenizer, card=card, force=force)
 
     def push_to_hub(
         self, repository: str, *, license: str | None = None, private: bool = False,

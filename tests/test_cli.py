@@ -115,7 +115,9 @@ def test_backends_check() -> None:
     assert all(0 <= row["error"] <= row["allowed"] <= 2e-5 for row in checks)
 
 
-@pytest.mark.parametrize("command", [(), ("train",), ("generate",), ("evaluate",), ("backends",)])
+@pytest.mark.parametrize(
+    "command", [(), ("train",), ("generate",), ("evaluate",), ("export",), ("backends",)]
+)
 def test_help_shows_examples_before_options(command: tuple[str, ...]) -> None:
     done = charlstm_command(*command, "--help", env={**os.environ, "COLUMNS": "100"})
     assert done.returncode == 0

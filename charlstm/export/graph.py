@@ -9,7 +9,7 @@ The graph, time-major and in float32, with free sizes "time" T and "batch" B:
     tokens  (T, B) int64        or  vectors (T, B, D)
     h, c    (L, B, H)           the state to start from
     logits  (T, B, V)           or (B, V) where the network emits at the last step only
-    posterior                   their softmax, of a network that reads vectors
+    posterior                   their softmax, of a network that reads vectors and is no regressor
     next_h, next_c  (L, B, H)   the state to go on from
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from ..model import CIFGModel
+from ..model import CIFGModel, SequenceRegressor
 
 Weights = Mapping[str, np.ndarray]
 
@@ -119,8 +119,12 @@ def _head(graph: _Graph, model: CIFGModel, weights: Weights, x: str) -> None:
         matrix = graph.node("Transpose", ["embedding.weight"], "tied_weight", perm=[1, 0])
     product = graph.node("MatMul", [x, matrix], "head_product")
     graph.node("Add", [product, graph.constant("head.bias", weights["head.bias"])], "logits")
-    if model.input_size is not None:
+    if _gives_posterior(model):
         graph.node("Softmax", ["logits"], "posterior", axis=-1)
+
+
+def _gives_posterior(model: CIFGModel) -> bool:
+    return model.input_size is not None and not isinstance(model, SequenceRegressor)
 
 
 def _interface(model: CIFGModel) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
@@ -130,9 +134,10 @@ def _interface(model: CIFGModel) -> tuple[list[ValueInfoProto], list[ValueInfoPr
     value = helper.make_tensor_value_info
     logits: list[str | int | None] = [*([T] if model.emit == "every" else []), B, model.output_size]
     if model.input_size is None:
-        first, outputs = value("tokens", TensorProto.INT64, [T, B]), ["logits"]
+        first = value("tokens", TensorProto.INT64, [T, B])
     else:
-        first, outputs = value("vectors", real, [T, B, model.input_size]), ["logits", "posterior"]
+        first = value("vectors", real, [T, B, model.input_size])
+    outputs = ["logits", *(["posterior"] if _gives_posterior(model) else [])]
     return (
         [first, value("h", real, state), value("c", real, state)],
         [
