@@ -13,7 +13,7 @@ from charlstm.backends import Ops
 from charlstm.data import ByteTokenizer, CharacterTokenizer, Tokenizer, WordTokenizer
 from charlstm.errors import DataError, DivergedError, UsageError
 from charlstm.generation.beam import Hypothesis, beam_search
-from charlstm.generation.constraint import constraint
+from charlstm.generation.constraints import constraint
 
 CHARACTERS = CharacterTokenizer("abc")
 WORDS = WordTokenizer(["<unk>", "<eos>", "a"])

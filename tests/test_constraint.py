@@ -23,8 +23,8 @@ from charlstm.data import (
 )
 from charlstm.data.byte_level import ByteLevelTokenizer
 from charlstm.errors import UsageError
-from charlstm.generation import constraint as module
-from charlstm.generation.constraint import Constraint, constraint
+from charlstm.generation import constraints as module
+from charlstm.generation.constraints import Constraint, constraint
 from charlstm.generation.expressions import automaton
 
 AB = CharacterTokenizer("ab\n")

@@ -13,7 +13,7 @@ from ..kernels.vectors import REGISTERS
 from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence, weights_and_sum
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
-from .sampling import Array, Drawn, Draws, StepWeights
+from .sampling import Array, Drawn, Draws, StepWeights, nothing_drawn
 
 ROWS_AT_ONCE = 160  # of da or of logits, gathered for a product: they must fit the nearest caches
 DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
@@ -265,7 +265,9 @@ class FusedOps(NumbaOps):
         )
         states = np.empty((2, *h.shape), h.dtype)
         states[0] = h
-        drawn = self._room(draws, np.array(logits, order="C"), states, np.array(c, order="C"), alternatives)
+        drawn = nothing_drawn(
+            draws, np.array(logits, order="C"), states, np.array(c, order="C"), alternatives
+        )
         parts = (weights.table, W, weights.b, R, head_panels, weights.bias)
         self._draw(generation.generate_fused, parts, drawn, draws)
         return drawn._replace(h=states[len(drawn.tokens) % 2])

@@ -14,7 +14,7 @@ from .dropout import draw_bits, threshold_and_factor
 from .layers import CIFGTape
 from .numpy_ops import NumPyOps
 from .optimizer import RULES, Update
-from .sampling import Array, Drawn, Draws, StepWeights
+from .sampling import Array, Drawn, Draws, StepWeights, nothing_drawn
 from .shards import ShardPool
 
 # A second thread costs 0.02 ms, or 0.1 where it has gone to sleep. Less work than this is not worth one.
@@ -112,7 +112,7 @@ class NumbaOps(NumPyOps):
         alternatives: int | None = None,
     ) -> Drawn:
         logits, h, c = (np.array(x, order="C") for x in (logits, h, c))
-        drawn = self._room(draws, logits, h, c, alternatives)
+        drawn = nothing_drawn(draws, logits, h, c, alternatives)
         self._draw(generation.generate, weights[:6], drawn, draws)
         return drawn
 

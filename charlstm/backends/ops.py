@@ -36,9 +36,8 @@ from .sampling import (
     Drawn,
     Draws,
     StepWeights,
-    check_draws,
-    empty_scores,
     next_token,
+    nothing_drawn,
     score,
 )
 
@@ -264,7 +263,7 @@ class Ops:
         scored, beside so many of the most probable tokens. What is returned beyond a stream's end means
         nothing. Raises FloatingPointError where logits are not finite, ValueError for draws that do not fit.
         """
-        drawn = self._room(draws, logits, h, c, alternatives)
+        drawn = nothing_drawn(draws, logits, h, c, alternatives)
         draws = draws._replace(states=drawn.states)
         for n in range(len(drawn.tokens)):
             rows = self.to_numpy(logits)
@@ -281,16 +280,6 @@ class Ops:
                 break
             logits, h, c = self.stack_step(weights, self.asarray(drawn.tokens[n]), h, c)
         return drawn._replace(logits=logits, h=h, c=c)
-
-    @staticmethod
-    def _room(draws: Draws, logits: Array, h: Array, c: Array, alternatives: int | None) -> Drawn:
-        """What `generate` fills in and returns."""
-        N, B, _ = draws.uniforms.shape
-        V = int(logits.shape[1])
-        check_draws(draws, V)
-        scores = empty_scores(N, B, None if alternatives is None else min(alternatives, V))
-        tokens, counts = np.zeros((N, B), np.int64), np.zeros(B, np.int64)
-        return Drawn(tokens, counts, draws.states.copy(), scores, logits, h, c)
 
     # ---- the head -----------------------------------------------------------------------
 

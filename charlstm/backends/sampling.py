@@ -135,6 +135,16 @@ class Drawn(NamedTuple):
     c: Array  # (L, B, H)
 
 
+def nothing_drawn(draws: Draws, logits: Array, h: Array, c: Array, alternatives: int | None) -> Drawn:
+    """What `Ops.generate` fills in and returns; ValueError for draws that do not fit."""
+    N, B, _ = draws.uniforms.shape
+    V = int(logits.shape[1])
+    check_draws(draws, V)
+    scores = empty_scores(N, B, None if alternatives is None else min(alternatives, V))
+    tokens, counts = np.zeros((N, B), np.int64), np.zeros(B, np.int64)
+    return Drawn(tokens, counts, draws.states.copy(), scores, logits, h, c)
+
+
 def next_token(logits: np.ndarray, draws: Draws, tokens: np.ndarray, n: int, stream: int) -> int:
     """Token n of a stream, after logits (V,) and the tokens (N, B) so far; END, or NOT_FINITE."""
     left, state = draws.remaining[stream] - n - 1, int(draws.states[stream])

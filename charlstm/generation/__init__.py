@@ -10,7 +10,7 @@ from ..data import Tokenizer
 from ..model import CIFGModel
 from ..sampling import SamplingConfig
 from .beam import Hypothesis, beam_search
-from .constraint import Constraint, constraint
+from .constraints import Constraint, constraint
 from .streams import DRAWN_AT_ONCE, Batch, FinishReason, Stream, Token
 
 __all__ = [

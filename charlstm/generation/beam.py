@@ -13,7 +13,7 @@ from ..config import OnUnknown
 from ..data import Decoder, Tokenizer
 from ..errors import DivergedError, UsageError
 from ..model import CIFGModel
-from .constraint import Constraint
+from .constraints import Constraint
 from .reading import read
 from .stops import StopStrings
 

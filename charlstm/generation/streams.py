@@ -15,7 +15,7 @@ from ..data import Tokenizer
 from ..errors import DivergedError, UsageError
 from ..model import CIFGModel
 from ..sampling import SamplingConfig
-from .constraint import Constraint, constraint
+from .constraints import Constraint, constraint
 from .reading import read
 from .stops import StopStrings
 
