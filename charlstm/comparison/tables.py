@@ -59,15 +59,16 @@ def notes(found: Comparison) -> list[str]:
 
 def _cost(run: Measured) -> Sequence[str]:
     t, shape = run.training, (run.options["model.num_layers"], run.options["model.hidden_size"])
-    best, last = (
-        NONE if t[name] is None else in_nats(float(t[name] or 0))
-        for name in ("best_val_loss", "last_val_loss")
-    )
     seconds = t["seconds"]
     return (
         f"{shape[0]} x {shape[1]}", f"{run.parameters:,}", _count(t["steps"]), _count(t["tokens"]),
-        NONE if seconds is None else duration(seconds), _count(t["tokens_per_second"]), best, last,
+        NONE if seconds is None else duration(seconds), _count(t["tokens_per_second"]),
+        _loss(t["best_val_loss"]), _loss(t["last_val_loss"]),
     )  # fmt: skip
+
+
+def _loss(value: float | None) -> str:
+    return NONE if value is None else in_nats(value)
 
 
 def _count(value: float | None) -> str:
