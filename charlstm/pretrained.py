@@ -107,7 +107,7 @@ def save_model(
     """Write any model as a directory, which `load_model` reads, in place of an earlier one's.
 
     A model that reads tokens is saved with its tokenizer. card is the content of README.md. A directory
-    with other files in it is refused, unless `force`d; these then stay. Raises UsageError for what cannot be
+    with other files in it is refused, unless `force` is given; these then stay. Raises UsageError for what cannot be
     used, CheckpointError where the disk refuses.
     """
     directory = Path(directory).resolve()

@@ -235,7 +235,7 @@ class Run:
         """Write the model for others: a directory in the Hugging Face Hub's form, with a model card.
 
         It holds model.safetensors, config.json, tokenizer.json and README.md, and takes the place of an earlier
-        one. A directory with anything else in it is refused, unless `force`d; its other files then stay.
+        one. A directory with anything else in it is refused, unless `force` is given; its other files then stay.
         license: an identifier such as mit. Raises UsageError for what cannot be used, CheckpointError
         where the disk refuses.
         """
