@@ -1,4 +1,4 @@
-"""The command line: `charlstm train`, `generate`, `evaluate`, `backends`.
+"""The command line: `charlstm train`, `generate`, `evaluate`, `serve`, `backends`.
 
 Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage, 3 data or
 vocabulary, 4 diverged, 5 backend not available, 130 interrupted, 143 terminated.
@@ -23,6 +23,7 @@ from .backends import backends
 from .evaluate import evaluate
 from .generate import generate
 from .options import COMMAND
+from .serve import serve
 from .train import train
 
 HELP = """Train and sample CIFG-LSTM language models on NumPy, Numba or CuPy.
@@ -31,6 +32,7 @@ HELP = """Train and sample CIFG-LSTM language models on NumPy, Numba or CuPy.
 charlstm train                    # learn the embedded corpus, one minute
 charlstm train --data my.txt      # learn your own text
 charlstm generate runs/my-1 --prompt "Once"
+charlstm serve runs/my-1          # a page and an API
 charlstm backends --check         # does this machine compute rightly?
 ```
 """
@@ -38,7 +40,7 @@ charlstm backends --check         # does this machine compute rightly?
 app = App(
     name="charlstm", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False
 )
-for command in (train, generate, evaluate, backends):
+for command in (train, generate, evaluate, serve, backends):
     app.command(command)
 
 

@@ -60,7 +60,10 @@ class Stream:
         self.prompt_size = len(ids)
         self.prompt_ids = ids if len(ids) else np.array([tokenizer.start_token])
         self.alternatives, self.prompt_scored = alternatives, prompt_scored and alternatives is not None
-        self.prompt_tokens: list[Token] = []  # those that were scored: all but the first
+        self.first_text, self.prompt_tokens = (
+            "",
+            list[Token](),
+        )  # of the prompt, if it is scored; all but the first
         self.bias = _bias(tokenizer, self.sampling)
         self.constraint = _constraint(tokenizer, prompt, self.sampling)
         self.state = -1 if self.constraint is None else 0
@@ -151,7 +154,7 @@ class Stream:
     def take_prompt(self, scores: PromptScores) -> None:
         """Take in what the model thought of the prompt."""
         decoder, kept = self._tokenizer.decoder(), slice(self.alternatives)
-        decoder.feed(self.prompt_ids[:1])
+        self.first_text = decoder.feed(self.prompt_ids[:1])
         ids = self.prompt_ids[1:].tolist()
         figures = (part.tolist() for part in scores)
         for token, own, entropy, best, values in zip(ids, *figures, strict=True):
