@@ -44,6 +44,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         408: "The request did not come in time",
         413: "The request is too large",
         429: "Too many requests are under way; Retry-After says when to try again",
+        "default": "Anything else that goes wrong",
     }.items()
 }
 
@@ -153,7 +154,7 @@ def _add_api(app: FastAPI, server: Server) -> None:
         """The models that there are."""
         return {"object": "list", "data": [server.described(name) for name in server.runs]}
 
-    @app.get("/v1/models/{model}", tags=["OpenAI"], responses={k: _ERRORS[k] for k in (401, 404)})
+    @app.get("/v1/models/{model}", tags=["OpenAI"], responses={k: _ERRORS[k] for k in (401, 404, "default")})
     async def model(model: str) -> dict[str, Any]:
         """One of them."""
         return server.described(server.model(model))

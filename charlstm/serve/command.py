@@ -18,15 +18,19 @@ SWITCH_SECONDS = 0.0005  # in which the engine's thread gets the interpreter fro
 AFTER_DRAINING = 5  # seconds for answers to be sent
 
 
-class _Draining(uvicorn.Server):
-    """Tells the engines when it is told to stop."""
+class Listener(uvicorn.Server):
+    """Serves an application, and tells its engines when it is told to stop."""
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._drain = drain
+    def __init__(self, server: Server) -> None:
+        options = uvicorn.Config(
+            server.app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="on",
+            timeout_graceful_shutdown=int(server.config.drain_seconds) + AFTER_DRAINING,
+        )  # fmt: skip
+        super().__init__(options)
+        self._server = server
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._drain()
+        self._server.drain()
         super().handle_exit(sig, frame)
 
 
@@ -38,14 +42,10 @@ def serve(runs: Mapping[str, Run], config: ServeConfig, tell: Callable[[str], No
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     server = Server(runs, config)
-    options = uvicorn.Config(
-        server.app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="on",
-        timeout_graceful_shutdown=int(config.drain_seconds) + AFTER_DRAINING,
-    )  # fmt: skip
     with _listening(config) as listener:
         host, port = listener.getsockname()[:2]
         tell(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        _Draining(options, server.drain).run([listener])
+        Listener(server).run([listener])
 
 
 def _listening(config: ServeConfig) -> socket.socket:

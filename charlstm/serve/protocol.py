@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
@@ -28,6 +27,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+TokenId = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 
 
 class StreamOptions(BaseModel):
@@ -70,7 +70,8 @@ class CompletionRequest(BaseModel):
     stream: bool | None = False
     """Answer piece by piece, as server-sent events."""
     stream_options: StreamOptions | None = None
-    logit_bias: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], float] | None = None
+    """Whether a streamed answer ends with the number of tokens."""
+    logit_bias: dict[TokenId, Annotated[float, Field(ge=-100, le=100)]] | None = None
     """Added to the logits of tokens, by their ids."""
     user: str | None = None
     """Not used."""
@@ -83,15 +84,15 @@ class CompletionRequest(BaseModel):
     suffix: Literal[""] | None = None
     """Empty, if anything: a network that reads forwards cannot fill in."""
 
-    top_k: int = SamplingConfig.top_k
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = SamplingConfig.top_k
     """Draw among this many of the most probable tokens only; 0: among all."""
     typical: float = SamplingConfig.typical
     """Locally typical sampling."""
     min_p: float = SamplingConfig.min_p
     """Draw among the tokens with at least this share of the most probable one's probability."""
-    repetition_penalty: float = SamplingConfig.repetition_penalty
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] = SamplingConfig.repetition_penalty
     """Makes tokens that came lately less likely."""
-    no_repeat_ngram: int = SamplingConfig.no_repeat_ngram
+    no_repeat_ngram: Annotated[int, Field(ge=0, le=4096)] = SamplingConfig.no_repeat_ngram
     """Never draw the same sequence of so many tokens twice within the window."""
     repetition_window: Annotated[int, Field(ge=0, le=4096)] = SamplingConfig.repetition_window
     """How many tokens the last two look back."""
@@ -158,8 +159,6 @@ def _bias(given: dict[str, float], V: int) -> np.ndarray | None:
     for token, value in given.items():
         if int(token) >= V:
             raise UsageError(f"logit_bias: there is no token {token}: the vocabulary has {V}")
-        if not -math.inf < value < math.inf:
-            raise UsageError(f"logit_bias of token {token} must be a number, not {value}")
         bias[int(token)] = value
     return bias
 
