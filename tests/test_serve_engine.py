@@ -42,7 +42,7 @@ class Reader:
         self.until(lambda: not request.open)
         texts = [""] * len(request.streams)
         for piece in request.inbox:
-            texts[piece.index] += piece.text
+            texts[piece.place] += piece.text
         return texts
 
 

@@ -34,18 +34,18 @@ from .protocol import Completion, CompletionRequest, Error, error, token_names
 STATIC = Path(__file__).with_name("static")
 READY_SECONDS = 2.0  # in which each model has to make a step
 LONG_PROMPT = 20_000  # characters, beyond which they are made tokens beside the event loop
+_MEANINGS: dict[int | str, str] = {
+    400: "What was asked for cannot be",
+    401: "The key is missing or wrong",
+    403: "Another site's page asks",
+    404: "There is no such model",
+    408: "The request did not come in time",
+    413: "The request is too large",
+    429: "Too many requests are under way; Retry-After says when to try again",
+    "default": "Anything else that goes wrong",
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": what}
-    for status, what in {
-        400: "What was asked for cannot be",
-        401: "The key is missing or wrong",
-        403: "Another site's page asks",
-        404: "There is no such model",
-        408: "The request did not come in time",
-        413: "The request is too large",
-        429: "Too many requests are under way; Retry-After says when to try again",
-        "default": "Anything else that goes wrong",
-    }.items()
+    status: {"model": Error, "description": what} for status, what in _MEANINGS.items()
 }
 
 

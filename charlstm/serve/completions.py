@@ -77,11 +77,11 @@ class Answer(Response):
         inbox = self._request.inbox
         while inbox:
             piece = inbox.popleft()
-            before = joined.get(piece.index)
-            joined[piece.index] = (
+            before = joined.get(piece.place)
+            joined[piece.place] = (
                 piece
                 if before is None
-                else Piece(piece.index, before.text + piece.text, before.tokens + piece.tokens, piece.end)
+                else Piece(piece.place, before.text + piece.text, before.tokens + piece.tokens, piece.end)
             )
         return joined
 
@@ -118,7 +118,7 @@ class Answer(Response):
     def _event(self, piece: Piece) -> bytes:
         if piece.end == "error":
             return _event(_failure())
-        told: dict[str, Any] = {**self._head, "choices": [self._choices[piece.index].told(*piece[1:])]}
+        told: dict[str, Any] = {**self._head, "choices": [self._choices[piece.place].told(*piece[1:])]}
         return _event(told | {"usage": None} if self._asked.include_usage else told)
 
     async def _failed(self, pieces: dict[int, Piece], send: Send) -> bool:

@@ -33,7 +33,7 @@ class QueueFullError(CharLSTMError):
 class Piece(NamedTuple):
     """What one of a request's texts has won."""
 
-    index: int
+    place: int  # of the text among the request's
     text: str
     tokens: tuple[Token, ...]  # where they were asked for
     end: End | None  # why the text is over, once it is
@@ -221,7 +221,7 @@ class Engine:
             self._wake({request for request, _ in ended})
 
     def _admit(self) -> None:
-        new = []
+        new: list[tuple[Request, int]] = []
         with self._changed:
             while self._waiting and len(self._running) + len(new) < self._slots:
                 new.append(self._waiting.popleft())
@@ -239,10 +239,10 @@ class Engine:
         started = time.monotonic()
         drawn = {stream: stream.drawn for stream in self._running}
         texts = self._batch.advance(self._tokens_at_once())
-        self._deliver(texts)
         new = [stream.drawn - before for stream, before in drawn.items()]
         if self._observer is not None and any(new):
             self._observer.advanced(sum(new), (time.monotonic() - started) / max(new))
+        self._deliver(texts)
 
     def _tokens_at_once(self) -> int:
         """Few while somebody watches, so that characters come one by one; more where many share a step."""

@@ -8,6 +8,7 @@ import binascii
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_SECONDS = 20.0  # in which a request's body has to come
+LINGER_SECONDS = 2.0  # in which who is refused may send the rest of it
 OPEN_PATHS = ("/health",)  # that need no key
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -33,17 +35,34 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
+_CLOSE = {"connection": "close"}
 
 
 async def refuse(
-    send: Send, status: int, content: dict[str, Any], headers: dict[str, str] | None = None
+    send: Send,
+    status: int,
+    content: dict[str, Any],
+    headers: dict[str, str] | None = None,
+    receive: Receive | None = None,
 ) -> None:
-    """Answer with an error."""
+    """Answer with an error. With `receive` the rest of the request's body is thrown away before the end.
+
+    A connection that is closed while bytes come in is reset, and the client may lose the answer.
+    """
     body = json.dumps(content).encode()
     told = {"content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
     raw = [(name.encode(), value.encode()) for name, value in told.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if receive is not None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(_discard(receive), LINGER_SECONDS)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _discard(receive: Receive) -> None:
+    while (await receive()).get("more_body", False):
+        pass
 
 
 class Told:
@@ -87,12 +106,14 @@ class Admission:
             headers = dict(scope["headers"])
             if self._foreign(headers):
                 message = "pages of this origin may not use this server (--cors-origin lets them)"
-                await refuse(send, 403, error(message, "permission_error", code="origin_not_allowed"))
+                told = error(message, "permission_error", code="origin_not_allowed")
+                await refuse(send, 403, told, _CLOSE, receive)
                 return
             if not self._knows(headers.get(b"authorization", b"")) and scope["path"] not in OPEN_PATHS:
                 message = "give the server's key: Authorization: Bearer KEY (a browser asks for a password)"
                 told = error(message, "authentication_error", code="invalid_api_key")
-                await refuse(send, 401, told, {"www-authenticate": 'Basic realm="charlstm", charset="UTF-8"'})
+                asking = {"www-authenticate": 'Basic realm="charlstm", charset="UTF-8"'}
+                await refuse(send, 401, told, asking | _CLOSE, receive)
                 return
         await self._app(scope, receive, send)
 
@@ -129,11 +150,11 @@ class BodyLimit:
         try:
             body = await asyncio.wait_for(self._body(scope, receive), BODY_SECONDS)
         except TimeoutError:
-            await refuse(send, 408, error("the request did not come in time"), {"connection": "close"})
+            await refuse(send, 408, error("the request did not come in time"), _CLOSE)
             return
         if body is None:
             message = f"a request may have at most {self._most} bytes"
-            await refuse(send, 413, error(message, code="request_too_large"), {"connection": "close"})
+            await refuse(send, 413, error(message, code="request_too_large"), _CLOSE, receive)
             return
         given = False
 

@@ -131,7 +131,7 @@ class CompletionRequest(BaseModel):
         seed = secrets.randbelow(2**31) if self.seed is None else self.seed
         sampling = SamplingConfig(length=length, stop=stop, seed=seed, **({"temperature": 1.0} | options))
         bias = _bias(self.logit_bias or {}, len(tokenizer))
-        streams = []
+        streams: list[Stream] = []
         for prompt in self.prompts:
             for _ in range(texts):
                 stream = Stream(
