@@ -1,4 +1,4 @@
-"""The command line: `charlstm train`, `generate`, `evaluate`, `compare`, `inspect`, `export`, `backends`.
+"""The command line: `charlstm train`, `generate`, `evaluate`, `compare`, `inspect`, `export`, `serve`, `backends`.
 
 Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage, 3 data or
 vocabulary, 4 diverged, 5 backend not available, 130 interrupted, 143 terminated.
@@ -26,6 +26,7 @@ from .export import export
 from .generate import generate
 from .inspect import inspect
 from .options import COMMAND
+from .serve import serve
 from .train import train
 
 HELP = """Train and sample CIFG-LSTM language models on NumPy, Numba or CuPy.
@@ -34,6 +35,7 @@ HELP = """Train and sample CIFG-LSTM language models on NumPy, Numba or CuPy.
 charlstm train                    # learn the embedded corpus, one minute
 charlstm train --data my.txt      # learn your own text
 charlstm generate runs/my-1 --prompt "Once"
+charlstm serve runs/my-1          # a page and an API
 charlstm backends --check         # does this machine compute rightly?
 ```
 """
@@ -41,7 +43,7 @@ charlstm backends --check         # does this machine compute rightly?
 app = App(
     name="charlstm", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False
 )
-for command in (train, generate, evaluate, compare, inspect, export, backends):
+for command in (train, generate, evaluate, compare, inspect, export, serve, backends):
     app.command(command)
 
 

@@ -157,9 +157,9 @@ class _Writing:
     def _go_on(self) -> None:
         place = self._places[-1]
         sampling = replace(self._sampling, length=self._tokens)
-        stream = Stream(self._tokenizer, place.text, sampling, self._on_unknown)
+        stream = Stream(self._tokenizer, place.text, sampling, self._on_unknown, alternatives=0)
         stream.rng = self._rng  # goes on from turn to turn, and after an undo: something else is to come
-        batch = Batch(self._model, alternatives=0)
+        batch = Batch(self._model)
         logits = self._model.ops.asarray(place.logits[np.newaxis])
         batch.add([stream], [(logits, place.state)])
         while batch.streams:

@@ -78,8 +78,8 @@ def complete(
 
     Beside each token stand so many `alternatives`: the most probable ones at its place.
     """
-    streams = _streams(tokenizer, prompts, sampling, on_unknown)
-    parts = list(_pieces(model, streams, alternatives))
+    streams = _streams(tokenizer, prompts, sampling, on_unknown, alternatives)
+    parts = list(_pieces(model, streams))
     texts = ["".join(pieces) for pieces in zip(*parts, strict=True)] or [""] * len(streams)
     return [
         Completion(stream.prompt, text, stream.seed, stream.finish_reason or "length", tuple(stream.tokens))
@@ -88,16 +88,21 @@ def complete(
 
 
 def _streams(
-    tokenizer: Tokenizer, prompts: Sequence[str], sampling: SamplingConfig | None, on_unknown: OnUnknown
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: SamplingConfig | None,
+    on_unknown: OnUnknown,
+    alternatives: int | None = None,
 ) -> list[Stream]:
     sampling = sampling if sampling is not None else SamplingConfig()
     return [
-        Stream(tokenizer, prompt, sampling, on_unknown, sampling.seed + k) for k, prompt in enumerate(prompts)
+        Stream(tokenizer, prompt, sampling, on_unknown, sampling.seed + k, alternatives)
+        for k, prompt in enumerate(prompts)
     ]
 
 
-def _pieces(model: CIFGModel, streams: list[Stream], alternatives: int | None = None) -> Iterator[list[str]]:
-    batch = Batch(model, alternatives)
+def _pieces(model: CIFGModel, streams: list[Stream]) -> Iterator[list[str]]:
+    batch = Batch(model)
     batch.add(streams)
     while batch.streams:
         texts = batch.advance()

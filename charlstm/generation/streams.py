@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..backends import SAMPLERS, Array, Drawn, Draws, Sampler, Scores, no_constraint
+from ..backends import SAMPLERS, Array, Draws, Sampler, Scores, no_constraint
 from ..cifg import State
 from ..config import OnUnknown
 from ..data import Tokenizer
@@ -16,7 +16,7 @@ from ..errors import DivergedError, UsageError
 from ..model import CIFGModel
 from ..sampling import SamplingConfig
 from .constraints import Constraint, constraint
-from .reading import read
+from .reading import CHUNK, PromptScores, Reading
 from .stops import StopStrings
 
 DRAWN_AT_ONCE = 64  # tokens that a backend draws before they are shown
@@ -44,8 +44,11 @@ class Stream:
         sampling: SamplingConfig | None = None,
         on_unknown: OnUnknown = "error",
         seed: int | None = None,
+        alternatives: int | None = None,
+        prompt_scored: bool = False,
     ) -> None:
-        """`seed` is that of the sampling unless it is given.
+        """`seed` is that of the sampling unless it is given. With `alternatives` tokens are scored, beside so
+        many of the most probable ones; those of the prompt as well if it is to be `prompt_scored`.
 
         Raises DataError for a prompt with tokens outside of the vocabulary unless `on_unknown` says
         otherwise, or the vocabulary has a token for those; UsageError for a bias of what is no token, a regular
@@ -54,11 +57,17 @@ class Stream:
         self.prompt, self.sampling = prompt, sampling if sampling is not None else SamplingConfig()
         self.seed = self.sampling.seed if seed is None else seed
         ids = tokenizer.encode(prompt, on_unknown)
+        self.prompt_size = len(ids)
         self.prompt_ids = ids if len(ids) else np.array([tokenizer.start_token])
+        self.alternatives, self.prompt_scored = alternatives, prompt_scored and alternatives is not None
+        self.first_text, self.prompt_tokens = (
+            "",
+            list[Token](),
+        )  # of the prompt, if it is scored; all but the first
         self.bias = _bias(tokenizer, self.sampling)
         self.constraint = _constraint(tokenizer, prompt, self.sampling)
         self.state = -1 if self.constraint is None else 0
-        self.remaining = self.sampling.length
+        self.drawn, self.remaining = 0, self.sampling.length
         self.finish_reason: FinishReason | None = None if self.remaining else "length"
         self.tokens: list[Token] = []  # those that were scored
         self.rng = np.random.default_rng(self.seed)
@@ -110,20 +119,47 @@ class Stream:
         return "match" if complete else "dead end"
 
     def _decoded(self, ids: np.ndarray) -> str:
-        return self._stops.feed(self._decoder.feed(ids))
+        """The text of tokens; which of them completed a stop string is looked for once one has."""
+        before = (self._decoder.copy(), self._stops.copy()) if self.sampling.stop else None
+        text = self._stops.feed(self._decoder.feed(ids))
+        self.drawn += len(ids)
+        if before is not None and self._stops.stopped is not None:
+            decoder, stops = before
+            self.drawn -= len(ids)
+            for token in ids.tolist():
+                self.drawn += 1
+                stops.feed(decoder.feed([token]))
+                if stops.stopped is not None:
+                    break
+        return text
 
     def _scored(self, ids: np.ndarray, scores: Scores, column: int) -> str:
         """As `_decoded`, one token at a time; what was drawn beyond a stop string is left out."""
         parts = []
+        kept = slice(self.alternatives)
         for n, token in enumerate(ids.tolist()):
             text = self._decoder.feed([token])
-            best = scores.best[n, column].tolist(), scores.best_log_probabilities[n, column].tolist()
+            self.drawn += 1
+            best = (
+                scores.best[n, column, kept].tolist(),
+                scores.best_log_probabilities[n, column, kept].tolist(),
+            )
             figures = float(scores.log_probabilities[n, column]), float(scores.entropies[n, column])
             self.tokens.append(Token(token, text, *figures, tuple(zip(*best, strict=True))))
             parts.append(self._stops.feed(text))
             if self._stops.stopped is not None:
                 break
         return "".join(parts)
+
+    def take_prompt(self, scores: PromptScores) -> None:
+        """Take in what the model thought of the prompt."""
+        decoder, kept = self._tokenizer.decoder(), slice(self.alternatives)
+        self.first_text = decoder.feed(self.prompt_ids[:1])
+        ids = self.prompt_ids[1:].tolist()
+        figures = (part.tolist() for part in scores)
+        for token, own, entropy, best, values in zip(ids, *figures, strict=True):
+            alternatives = tuple(zip(best[kept], values[kept], strict=True))
+            self.prompt_tokens.append(Token(token, decoder.feed([token]), own, entropy, alternatives))
 
 
 def _bias(tokenizer: Tokenizer, sampling: SamplingConfig) -> np.ndarray | None:
@@ -158,15 +194,19 @@ def _constraint(tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> 
 class Batch:
     """Streams that a model draws side by side; they may join before any `advance`, and leave when they end."""
 
-    def __init__(self, model: CIFGModel, alternatives: int | None = None) -> None:
-        """With `alternatives` tokens are scored, beside so many of the most probable ones."""
-        self._model, self._alternatives = model, alternatives
+    def __init__(self, model: CIFGModel) -> None:
+        self._model = model
         self._weights = model.step_weights()
         self.streams: list[Stream] = []
+        self._readings: dict[tuple[bytes, int | None], tuple[Reading, list[Stream]]] = {}
         self._logits = model.ops.empty((0, model.output_size), model.parameters.flat.dtype)
         self._state = model.zero_state(0)
         self._past = np.empty((0, 0), np.int64)
         self._automata = _Automata((), model.output_size)
+
+    def __len__(self) -> int:
+        """How many streams take part, or wait for their prompts to be read."""
+        return len(self.streams) + sum(len(streams) for _, streams in self._readings.values())
 
     def add(
         self, streams: Sequence[Stream], read_already: Sequence[tuple[Array, State]] | None = None
@@ -175,50 +215,92 @@ class Batch:
 
         Of prompts that were `read_already` the last logits (1, V) and the states are given.
         """
-        concat = self._model.ops.xp.concat
-        new = [stream for stream in streams if stream.remaining]
-        found = self._read(new) if read_already is None else read_already
-        self.streams += new
-        self._logits = concat([self._logits, *(logits for logits, _ in found)], axis=0)
-        self._state = State(
-            *(concat([self._state[k], *(state[k] for _, state in found)], axis=1) for k in range(2))
-        )
-        window = max((stream.sampler.window for stream in self.streams), default=0)
-        past = [*self._past, *(stream.prompt_ids for stream in new)]
-        self._past = np.array([_last(tokens, window) for tokens in past], np.int64).reshape(len(past), window)
-        self._automata = _Automata(self.streams, self._model.output_size)
+        if read_already is not None:
+            self._take_part(streams, read_already)
+            return
+        self.join(streams)
+        while self._readings:
+            self._read_on()
+
+    def join(self, streams: Iterable[Stream]) -> None:
+        """Let streams take part once their prompts are read, piece by piece between the draws of the others."""
+        for stream in streams:
+            if stream.remaining or stream.prompt_scored:
+                alternatives = stream.alternatives if stream.prompt_scored else None
+                key = stream.prompt_ids.tobytes(), alternatives  # read once for all who wait for it
+                if key not in self._readings:
+                    reading = Reading(self._model, stream.prompt_ids, alternatives=alternatives)
+                    self._readings[key] = reading, []
+                self._readings[key][1].append(stream)
+
+    def remove(self, streams: Collection[Stream]) -> None:
+        """Let streams go before they are over; their neighbours draw what they would have drawn."""
+        for key, (reading, waiting) in list(self._readings.items()):
+            self._readings[key] = reading, [stream for stream in waiting if stream not in streams]
+            if not self._readings[key][1]:
+                del self._readings[key]
+        self._keep([stream not in streams for stream in self.streams])
 
     def advance(self, count: int = DRAWN_AT_ONCE) -> dict[Stream, str]:
         """Draw up to `count` tokens of each stream; the text that each has won.
 
-        Streams that are over have left, and have their `finish_reason`. Raises DivergedError where logits
-        are not finite.
+        Some of what has joined is read before. Streams that are over have left, and have their
+        `finish_reason`. Raises DivergedError where logits are not finite.
         """
+        texts = dict.fromkeys(self._read_on(), "") if self._readings else {}
         streams = self.streams
         if not streams:
-            return {}
+            return texts
         draws = self._draws(min(count, max(stream.remaining for stream in streams)))
+        asked = [stream.alternatives for stream in streams if stream.alternatives is not None]
         try:
             drawn = self._model.ops.generate(
-                self._weights, self._logits, *self._state, draws, self._alternatives
+                self._weights, self._logits, *self._state, draws, max(asked) if asked else None
             )
         except FloatingPointError:
             raise DivergedError("the model's logits are not finite: its weights are unusable") from None
-        scores = drawn.scores if self._alternatives is not None else None
-        texts = {}
         for b, stream in enumerate(streams):
             number = int(drawn.counts[b])
             ended = number < min(len(drawn.tokens), stream.remaining)
             state = int(drawn.states[b]) - self._automata.starts.get(id(stream.constraint), 0)
+            scores = None if stream.alternatives is None else drawn.scores
             texts[stream] = stream.take(drawn.tokens[:number, b], ended, state, scores, b)
-        self._keep(drawn)
+        past = np.concatenate((self._past, drawn.tokens.T), axis=1)
+        self._past = past[:, past.shape[1] - self._past.shape[1] :].copy()
+        self._logits, self._state = drawn.logits, State(drawn.h, drawn.c)
+        self._keep([stream.finish_reason is None for stream in streams])
         return texts
 
-    def _read(self, streams: Sequence[Stream]) -> list[tuple[Array, State]]:
-        """The last logits (1, V) and the state after each stream's prompt; each prompt is read once."""
-        texts = {stream.prompt_ids.tobytes(): stream.prompt_ids for stream in streams}
-        found = {key: read(self._model, ids) for key, ids in texts.items()}
-        return [found[stream.prompt_ids.tobytes()] for stream in streams]
+    def _take_part(self, streams: Sequence[Stream], read: Sequence[tuple[Array, State]]) -> None:
+        concat = self._model.ops.xp.concat
+        new = [(stream, *found) for stream, found in zip(streams, read, strict=True) if stream.remaining]
+        self._logits = concat([self._logits, *(logits for _, logits, _ in new)], axis=0)
+        self._state = State(
+            *(concat([self._state[k], *(state[k] for _, _, state in new)], axis=1) for k in range(2))
+        )
+        past = [*self._past, *(stream.prompt_ids for stream, _, _ in new)]
+        self.streams = self.streams + [stream for stream, _, _ in new]
+        window = max((stream.sampler.window for stream in self.streams), default=0)
+        self._past = np.array([_last(tokens, window) for tokens in past], np.int64).reshape(len(past), window)
+        self._automata = _Automata(self.streams, self._model.output_size)
+
+    def _read_on(self) -> list[Stream]:
+        """Read some of the prompts, each a chunk at a time and in turn; the streams whose prompts were read."""
+        ready, size = [], 0
+        while self._readings and size < CHUNK:
+            key = next(iter(self._readings))
+            reading, streams = self._readings.pop(key)
+            size += reading.step()
+            if not reading.over:
+                self._readings[key] = reading, streams
+                continue
+            for stream in streams:
+                if stream.prompt_scored:
+                    stream.take_prompt(reading.scores)
+            ready += [(stream, reading.result) for stream in streams]
+        if ready:
+            self._take_part(*zip(*ready, strict=True))
+        return [stream for stream, _ in ready]
 
     def _draws(self, count: int) -> Draws:
         streams, V = self.streams, self._model.output_size
@@ -240,15 +322,11 @@ class Batch:
             np.array([stream.remaining for stream in streams]),
         )
 
-    def _keep(self, drawn: Drawn) -> None:
-        """Go on with the streams that are not over."""
-        xp, going = self._model.ops.xp, [s.finish_reason is None for s in self.streams]
-        past = np.concatenate((self._past, drawn.tokens.T), axis=1)
-        self._past = past[:, past.shape[1] - self._past.shape[1] :].copy()
-        self._logits, self._state = drawn.logits, State(drawn.h, drawn.c)
+    def _keep(self, going: Sequence[bool]) -> None:
+        """Go on with some of the streams."""
         if all(going):
             return
-        left = np.flatnonzero(going)
+        xp, left = self._model.ops.xp, np.flatnonzero(going)
         self.streams = [self.streams[b] for b in left]
         self._past = self._past[left]
         ids = self._model.ops.asarray(left)
