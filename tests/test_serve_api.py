@@ -213,6 +213,7 @@ def test_parts_of_characters(http: httpx.Client) -> None:
         ({"prompt": "a" * 5000}, ["at most 300"]),
         ({"temperature": -0.5}, ["temperature"]),
         ({"temperature": "warm"}, ["temperature"]),
+        ({"temperature": "1," * 200 + "1"}, ["temperature"]),
         ({"top_p": 0}, ["top_p"]),
         ({"seed": -1}, ["seed"]),
         ({"stop": ""}, ["stop"]),
@@ -222,6 +223,7 @@ def test_parts_of_characters(http: httpx.Client) -> None:
         ({"logit_bias": {"999999": 1}}, ["no token 999999"]),
         ({"regex": "(?=a)b"}, ["lookahead"]),
         ({"regex": "é"}, ["'é'"]),
+        ({"regex": "[a-z]{1,19000}"}, ["too many states"]),
         ({"best_of": 3}, ["best_of"]),
         ({"presence_penalty": 1}, ["presence_penalty"]),
         ({"messages": []}, ["messages"]),
@@ -340,6 +342,15 @@ def test_texts_of_many_clients_are_those_of_their_seeds(http: httpx.Client, smal
         texts = list(pool.map(ask, range(24)))
     for seed, text in enumerate(texts):
         assert "The " + text == small_run.generate("The ", length=20 + seed, seed=seed)
+
+
+def test_few_regular_expressions_are_made_at_once(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    completed(http, regex="[a-z]+")
+    monkeypatch.setattr("charlstm.serve.app.MOST_MAKING", 0)
+    refused(http.post("/v1/completions", json={"regex": "[a-z]+"}), 429)
+    completed(http)
 
 
 def test_a_deadline(small_run: charlstm.Run) -> None:

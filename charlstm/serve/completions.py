@@ -17,6 +17,7 @@ from .guards import Receive, Scope, Send, refuse
 from .protocol import Choice, CompletionRequest, error, usage
 
 RETRY_SECONDS = "1"
+READING_SECONDS = 30.0  # after its deadline, in which a client may read what is left of an answer
 BUSY = "too many requests are under way: try again later"
 
 
@@ -60,7 +61,8 @@ class Answer(Response):
         answering = asyncio.ensure_future(self._stream(send) if self._asked.stream else self._whole(send))
         leaving = asyncio.ensure_future(_gone(receive))
         try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            left = self._request.deadline - time.monotonic() + READING_SECONDS
+            await asyncio.wait({answering, leaving}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
                 answering.result()
         finally:

@@ -116,7 +116,7 @@ class Engine:
         with self._changed:
             free = max(0, self._slots - len(self._running))
             if self._closing or len(self._waiting) + len(request.streams) > self._queue + free:
-                raise QueueFullError("too many requests are waiting: try again later")
+                raise QueueFullError("too many requests are under way: try again later")
             self._waiting.extend((request, k) for k in range(len(request.streams)))
             self._changed.notify()
 
