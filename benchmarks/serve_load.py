@@ -17,6 +17,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -41,10 +42,16 @@ def serving(*arguments: str) -> Iterator[tuple[int, int]]:
         found = re.search(r"http://[^ ]+:(\d+)", running.stderr.readline())
         if found is None:
             raise SystemExit(running.stderr.read())
+        told: list[str] = []
+        reader = threading.Thread(target=lambda: told.extend(running.stderr or ()))
+        reader.start()
         yield int(found[1]), running.pid
     finally:
         running.terminate()
         running.wait()
+    reader.join()
+    if told:
+        raise SystemExit("the server complained:\n" + "".join(told))
 
 
 @contextmanager

@@ -24,15 +24,16 @@ from ..errors import CharLSTMError
 from ..generation import Stream
 from ..run import Run
 from .cards import card
-from .completions import BUSY, RETRY_SECONDS, Answer, Asked, wake
+from .completions import Answer, Asked, wake
 from .config import ServeConfig
 from .describing import description
-from .engine import Engine, QueueFullError, Request
+from .engine import DrawingError, Engine, QueueFullError, Request
 from .guards import Admission, Application, BodyLimit, Told
 from .metrics import Metrics
 from .protocol import Completion, CompletionRequest, Error, error, token_names
 
 STATIC = Path(__file__).with_name("static")
+RETRY_SECONDS = "1"
 READY_SECONDS = 2.0  # in which each model has to make a step
 LONG_PROMPT = 20_000  # characters, beyond which they are made tokens beside the event loop
 MOST_MAKING = 16  # requests that wait for that, or for their regular expression
@@ -119,7 +120,7 @@ class Server:
     async def _beside(self, made: Callable[[], list[Stream]]) -> list[Stream]:
         """What takes long, beside the event loop, one at a time."""
         if self._making >= MOST_MAKING:
-            raise QueueFullError(BUSY)
+            raise QueueFullError
         self._making += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._maker, made)
@@ -231,6 +232,10 @@ def _add_errors(app: FastAPI) -> None:
     async def busy(request: HTTPRequest, failure: QueueFullError) -> JSONResponse:
         told = error(str(failure), "rate_limit_error", code="rate_limit_exceeded")
         return JSONResponse(told, 429, headers={"retry-after": RETRY_SECONDS})
+
+    @app.exception_handler(DrawingError)
+    async def not_drawn(request: HTTPRequest, failure: DrawingError) -> JSONResponse:
+        return JSONResponse(error(str(failure), "server_error"), 500)
 
     @app.exception_handler(CharLSTMError)
     async def not_possible(request: HTTPRequest, failure: CharLSTMError) -> JSONResponse:
