@@ -201,7 +201,7 @@ def test_parts_of_characters(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("asked", "parts"),
     [
-        ({"prompt": "Thé"}, ["'é'"]),
+        ({"prompt": "Thé"}, ["'é'", "(on_unknown skip"]),
         ({"prompt": 5}, ["prompt"]),
         ({"prompt": []}, ["prompt"]),
         ({"prompt": ["a"] * 9}, ["9 texts", "at most 8"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -239,7 +240,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(CharLSTMError)
     async def not_possible(request: HTTPRequest, failure: CharLSTMError) -> JSONResponse:
-        return JSONResponse(error(_ascii(str(failure))), 400)
+        # what the command line calls --on-unknown is the field on_unknown here
+        message = re.sub("--([a-z-]+)", lambda option: option[1].replace("-", "_"), str(failure))
+        return JSONResponse(error(_ascii(message)), 400)
 
     @app.exception_handler(HTTPException)
     async def refused(request: HTTPRequest, failure: HTTPException) -> JSONResponse:
