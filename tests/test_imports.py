@@ -25,6 +25,9 @@ SLOW = [
     "tokenizers",
     "pooch",
     "requests",
+    "fastapi",
+    "uvicorn",
+    "prometheus_client",
 ]
 
 
@@ -48,6 +51,10 @@ def test_the_numba_backend_does_not_load_cupy() -> None:
     loaded = modules_after("import charlstm; charlstm.LanguageModel(5, 4, 1, backend='numba')")
     assert "numba" in loaded
     assert "cupy" not in loaded
+
+
+def test_the_command_line_does_not_load_what_only_serving_needs() -> None:
+    assert not modules_after("import charlstm.cli") & {"fastapi", "uvicorn", "pydantic", "prometheus_client"}
 
 
 @pytest.mark.parametrize("name", charlstm.__all__)

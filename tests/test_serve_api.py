@@ -202,7 +202,7 @@ def test_parts_of_characters(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("asked", "parts"),
     [
-        ({"prompt": "Thé"}, ["'é'"]),
+        ({"prompt": "Thé"}, ["'é'", "(on_unknown skip"]),
         ({"prompt": 5}, ["prompt"]),
         ({"prompt": []}, ["prompt"]),
         ({"prompt": ["a"] * 9}, ["9 texts", "at most 8"]),
@@ -214,6 +214,7 @@ def test_parts_of_characters(http: httpx.Client) -> None:
         ({"prompt": "a" * 5000}, ["at most 300"]),
         ({"temperature": -0.5}, ["temperature"]),
         ({"temperature": "warm"}, ["temperature"]),
+        ({"temperature": "1," * 200 + "1"}, ["temperature"]),
         ({"top_p": 0}, ["top_p"]),
         ({"seed": -1}, ["seed"]),
         ({"stop": ""}, ["stop"]),
@@ -285,6 +286,13 @@ def test_bodies_that_are_too_large(http: httpx.Client, address: str) -> None:
             assert b" 413 " in connection.recv(100)
 
 
+def test_bodies_that_do_not_come(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("charlstm.serve.guards.BODY_SECONDS", 0.05)
+    with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), 10) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        assert b" 408 " in connection.recv(100)
+
+
 def test_other_routes_and_methods(http: httpx.Client) -> None:
     refused(http.get("/v1/models/nothing"), 404, "nothing")
     refused(http.get("/nothing"), 404)
@@ -341,6 +349,16 @@ def test_texts_of_many_clients_are_those_of_their_seeds(http: httpx.Client, smal
         texts = list(pool.map(ask, range(24)))
     for seed, text in enumerate(texts):
         assert "The " + text == small_run.generate("The ", length=20 + seed, seed=seed)
+
+
+def test_few_and_small_automata_are_made_at_once(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    completed(http, regex="[a-z]+")
+    with monkeypatch.context() as patch:
+        patch.setattr("charlstm.serve.protocol.MOST_CELLS", 100)
+        refused(http.post("/v1/completions", json={"regex": "[a-z]{9}"}), 400, "too many states")
+    monkeypatch.setattr("charlstm.serve.app.MOST_MAKING", 0)
+    refused(http.post("/v1/completions", json={"regex": "[a-z]+"}), 429)
+    completed(http)
 
 
 def test_a_deadline(small_run: charlstm.Run) -> None:
@@ -425,8 +443,8 @@ def test_a_key(small_run: charlstm.Run) -> None:
 
 def test_pages_of_other_origins(http: httpx.Client, address: str, small_run: charlstm.Run) -> None:
     assert http.post("/v1/completions", json={}, headers={"Origin": address}).status_code == 200
-    for origin in ("https://evil.example", "null"):
-        answer = http.post("/v1/completions", json={}, headers={"Origin": origin})
+    for origin in ("https://evil.example", "null", "http://[", "é"):
+        answer = http.post("/v1/completions", json={}, headers={"Origin": origin.encode()})
         refused(answer, 403, "origin")
         assert "access-control-allow-origin" not in answer.headers
     config = ServeConfig(cors_origin=("https://good.example",), api_key="key")

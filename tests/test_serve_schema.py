@@ -37,7 +37,7 @@ def test_no_request_is_a_servers_error(address: str) -> None:
     for operation in operations:
 
         @given(case=operation.as_strategy() | operation.as_strategy(schemathesis.GenerationMode.NEGATIVE))
-        @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         def check(case: schemathesis.Case) -> None:
             statuses[case.call_and_validate(checks=[not_a_server_error]).status_code] += 1
 

@@ -26,10 +26,10 @@ def serve(
     """Serve trained models: a page to write with, and an API in OpenAI's format of completions.
 
     ```
-    charlstm serve runs/my-1                                 # http://127.0.0.1:8000
+    charlstm serve runs/my-1          # http://127.0.0.1:8000
     charlstm serve runs/my-1 runs/my-2 --port 9000
     CHARLSTM_API_KEY=secret charlstm serve runs/my-1 --host 0.0.0.0
-    curl http://127.0.0.1:8000/v1/completions -H "Content-Type: application/json" \\
+    curl localhost:8000/v1/completions -H "Content-Type: application/json" \\
          -d '{"prompt": "ROMEO:", "max_tokens": 100, "stream": true}'
     ```
 

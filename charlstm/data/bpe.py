@@ -95,17 +95,19 @@ class BPETokenizer(ByteLevelTokenizer):
         found = [np.empty(0, self.dtype)]
         for block in line_blocks(text, BLOCK):
             words = WORD.findall(block)
-            self._learn(set(words))
-            found.append(np.fromiter(chain.from_iterable(map(self._of_word.__getitem__, words)), self.dtype))
+            known = self._learn(set(words))
+            found.append(np.fromiter(chain.from_iterable(map(known.__getitem__, words)), self.dtype))
         return np.concatenate(found)
 
-    def _learn(self, words: set[str]) -> None:
-        """Keep the tokens of words: most of a text are words that came before."""
+    def _learn(self, words: set[str]) -> dict[str, list[int]]:
+        """Keep the tokens of words, which are returned: most of a text are words that came before."""
         if len(self._of_word) > KEPT:
-            self._of_word.clear()
-        new = [word for word in words if word not in self._of_word]
+            self._of_word = {}  # another thread may be reading the one before
+        known = self._of_word
+        new = [word for word in words if word not in known]
         encoded = self._backend.encode_batch_fast(new, add_special_tokens=False)
-        self._of_word.update(zip(new, (tokens.ids for tokens in encoded), strict=True))
+        known.update(zip(new, (tokens.ids for tokens in encoded), strict=True))
+        return known
 
     def _join(self, ids: Any) -> bytes:
         return b"".join([self._of_token[k] for k in np.asarray(ids).tolist()])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,14 +28,16 @@ from .cards import card
 from .completions import Answer, Asked, wake
 from .config import ServeConfig
 from .describing import description
-from .engine import Engine, Request
+from .engine import DrawingError, Engine, QueueFullError, Request
 from .guards import Admission, Application, BodyLimit, Told
 from .metrics import Metrics
 from .protocol import Completion, CompletionRequest, Error, error, token_names
 
 STATIC = Path(__file__).with_name("static")
+RETRY_SECONDS = "1"
 READY_SECONDS = 2.0  # in which each model has to make a step
 LONG_PROMPT = 20_000  # characters, beyond which they are made tokens beside the event loop
+MOST_MAKING = 16  # requests that wait for that, or for their regular expression
 _MEANINGS: dict[int | str, str] = {
     400: "What was asked for cannot be",
     401: "The key is missing or wrong",
@@ -60,6 +64,7 @@ class Server:
         self.names = {name: token_names(run.tokenizer) for name, run in runs.items()}
         self.cards = [card(name, run) for name, run in runs.items()]
         self.started = int(time.time())
+        self._maker, self._making = ThreadPoolExecutor(1, "charlstm-prompts"), 0
         app: Application = _routes(self)
         app = BodyLimit(app, config.max_body)
         app = Admission(app, config.api_key, config.cors_origin)
@@ -81,6 +86,7 @@ class Server:
         for name, run in self.runs.items():
             self.engines[name] = Engine(run.model, slots, queue, tell, self.metrics.observer(name))
         yield
+        self._maker.shutdown(wait=False, cancel_futures=True)
         for engine in self.engines.values():
             await asyncio.to_thread(engine.close)
 
@@ -108,9 +114,19 @@ class Server:
             return asked.streams(tokenizer, self.config)
 
         slow = asked.regex is not None or sum(map(len, asked.prompts)) > LONG_PROMPT
-        streams = await asyncio.to_thread(made) if slow else made()
+        streams = await self._beside(made) if slow else made()
         request = Asked(streams, bool(asked.stream), time.monotonic() + self.config.deadline_seconds)
         return Answer(asked, request, self.engines[name], name, self.names[name])
+
+    async def _beside(self, made: Callable[[], list[Stream]]) -> list[Stream]:
+        """What takes long, beside the event loop, one at a time."""
+        if self._making >= MOST_MAKING:
+            raise QueueFullError
+        self._making += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._maker, made)
+        finally:
+            self._making -= 1
 
     def described(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self.started, "owned_by": "charlstm"}
@@ -213,9 +229,20 @@ def _add_errors(app: FastAPI) -> None:
         message = f"{where}: {first['msg']}" if where else f"the request's body: {first['msg']}"
         return JSONResponse(error(_ascii(message), parameter=_ascii(where) or None), 400)
 
+    @app.exception_handler(QueueFullError)
+    async def busy(request: HTTPRequest, failure: QueueFullError) -> JSONResponse:
+        told = error(str(failure), "rate_limit_error", code="rate_limit_exceeded")
+        return JSONResponse(told, 429, headers={"retry-after": RETRY_SECONDS})
+
+    @app.exception_handler(DrawingError)
+    async def not_drawn(request: HTTPRequest, failure: DrawingError) -> JSONResponse:
+        return JSONResponse(error(str(failure), "server_error"), 500)
+
     @app.exception_handler(CharLSTMError)
     async def not_possible(request: HTTPRequest, failure: CharLSTMError) -> JSONResponse:
-        return JSONResponse(error(_ascii(str(failure))), 400)
+        # what the command line calls --on-unknown is the field on_unknown here
+        message = re.sub("--([a-z-]+)", lambda option: option[1].replace("-", "_"), str(failure))
+        return JSONResponse(error(_ascii(message)), 400)
 
     @app.exception_handler(HTTPException)
     async def refused(request: HTTPRequest, failure: HTTPException) -> JSONResponse:

@@ -44,10 +44,10 @@ def card(name: str, run: Run) -> dict[str, Any]:
 
 def _losses(lines: list[dict[str, Any]]) -> dict[str, float | None]:
     """Nats per token: the last of training, the lowest of validation, and that as perplexity and bits."""
-    train = [line["loss"] for line in lines if "loss" in line]
-    best = min((line["val_loss"] for line in lines if "val_loss" in line), default=None)
+    train = _points(lines, "loss")
+    best = min((loss for _, loss in _points(lines, "val_loss")), default=None)
     return {
-        "train": train[-1] if train else None,
+        "train": train[-1][1] if train else None,
         "best_val": best,
         "perplexity": None if best is None else math.exp(min(best, 700)),
         "bits_per_token": None if best is None else best / math.log(2),
@@ -55,12 +55,12 @@ def _losses(lines: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def _curve(lines: list[dict[str, Any]], key: str) -> list[tuple[int, float]]:
-    """Points (tokens read, nats per token), evenly thinned out, the last one kept."""
-    points = [
-        (line["tokens"], line[key])
-        for line in lines
-        if isinstance(line.get(key), float) and math.isfinite(line[key])
-    ]
+    """Points (tokens read, nats per token), evenly thinned out, the first and the last one kept."""
+    points = _points(lines, key)
     if len(points) <= POINTS:
         return points
     return [points[round(k * (len(points) - 1) / (POINTS - 1))] for k in range(POINTS)]
+
+
+def _points(lines: list[dict[str, Any]], key: str) -> list[tuple[int, float]]:
+    return [(line["tokens"], line[key]) for line in lines if math.isfinite(line.get(key, math.nan))]

@@ -12,12 +12,11 @@ from typing import Any
 from starlette.responses import Response
 
 from ..generation import Stream
-from .engine import Engine, Piece, QueueFullError, Request
-from .guards import Receive, Scope, Send, refuse
+from .engine import DrawingError, Engine, Piece, QueueFullError, Request
+from .guards import Receive, Scope, Send
 from .protocol import Choice, CompletionRequest, error, usage
 
-RETRY_SECONDS = "1"
-BUSY = "too many requests are under way: try again later"
+READING_SECONDS = 30.0  # after its deadline, in which a client may read what is left of an answer
 
 
 class Asked(Request):
@@ -52,15 +51,12 @@ class Answer(Response):
         self._choices = [Choice(k, stream, names, asked) for k, stream in enumerate(request.streams)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # type: ignore[override]
-        try:
-            self._engine.submit(self._request)
-        except QueueFullError:
-            await self._refuse_busy(send)
-            return
+        self._engine.submit(self._request)
         answering = asyncio.ensure_future(self._stream(send) if self._asked.stream else self._whole(send))
         leaving = asyncio.ensure_future(_gone(receive))
         try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            left = self._request.deadline - time.monotonic() + READING_SECONDS
+            await asyncio.wait({answering, leaving}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
                 answering.result()
         finally:
@@ -87,8 +83,7 @@ class Answer(Response):
 
     async def _whole(self, send: Send) -> None:
         pieces = await self._pieces()
-        if await self._failed(pieces, send):
-            return
+        self._check(pieces)
         choices = [self._choices[k].told(*pieces[k][1:]) for k in sorted(pieces)]
         told = {**self._head, "choices": choices, "usage": self._usage()}
         body = json.dumps(told).encode()
@@ -98,8 +93,7 @@ class Answer(Response):
 
     async def _stream(self, send: Send) -> None:
         pieces = await self._pieces()
-        if await self._failed(pieces, send):
-            return
+        self._check(pieces)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         over = 0
@@ -117,30 +111,19 @@ class Answer(Response):
 
     def _event(self, piece: Piece) -> bytes:
         if piece.end == "error":
-            return _event(_failure())
+            return _event(error(str(DrawingError()), "server_error"))
         told: dict[str, Any] = {**self._head, "choices": [self._choices[piece.place].told(*piece[1:])]}
         return _event(told | {"usage": None} if self._asked.include_usage else told)
 
-    async def _failed(self, pieces: dict[int, Piece], send: Send) -> bool:
-        """Refuse, where nothing has been said so far and nothing is to be said."""
+    def _check(self, pieces: dict[int, Piece]) -> None:
+        """Raise where nothing has been said so far and nothing is to be said: there still is a status for that."""
         if any(piece.end == "error" for piece in pieces.values()):
-            await refuse(send, 500, _failure())
-            return True
+            raise DrawingError
         if self._request.started is None:  # the deadline came first
-            await self._refuse_busy(send)
-            return True
-        return False
-
-    async def _refuse_busy(self, send: Send) -> None:
-        told = error(BUSY, "rate_limit_error", code="rate_limit_exceeded")
-        await refuse(send, 429, told, {"retry-after": RETRY_SECONDS})
+            raise QueueFullError
 
     def _usage(self) -> dict[str, int]:
         return usage(self._request.streams, self._asked.n or 1)
-
-
-def _failure() -> dict[str, Any]:
-    return error("the model failed: the server's log tells why", "server_error")
 
 
 def _event(content: dict[str, Any]) -> bytes:

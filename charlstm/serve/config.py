@@ -21,7 +21,7 @@ class ServeConfig:
     """Answer only who knows this key, on every route but /health [default: CHARLSTM_API_KEY, if set]."""
     cors_origin: tuple[str, ...] = ()
     """Let pages of this origin, such as https://example.com, use the API. May be given several times."""
-    slots: int = 64
+    slots: int = 256
     """Texts of a model that are drawn side by side; further ones wait."""
     queue: int = 256
     """Texts of a model that may wait; beyond that requests are refused with status 429."""

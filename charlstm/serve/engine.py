@@ -29,6 +29,16 @@ logger = logging.getLogger("charlstm.serve")
 class QueueFullError(CharLSTMError):
     """Too many texts are waiting already."""
 
+    def __init__(self) -> None:
+        super().__init__("too many requests are under way: try again later")
+
+
+class DrawingError(CharLSTMError):
+    """The model, or the engine, failed while it drew."""
+
+    def __init__(self) -> None:
+        super().__init__("the model failed: the server's log tells why")
+
 
 class Piece(NamedTuple):
     """What one of a request's texts has won."""
@@ -56,10 +66,6 @@ class Request:
         """When its first piece came."""
         self.open = len(self.streams)
         """Texts that are not over."""
-
-    @property
-    def drawn(self) -> int:
-        return sum(stream.drawn for stream in self.streams)
 
 
 class Observer(Protocol):
@@ -116,7 +122,7 @@ class Engine:
         with self._changed:
             free = max(0, self._slots - len(self._running))
             if self._closing or len(self._waiting) + len(request.streams) > self._queue + free:
-                raise QueueFullError("too many requests are waiting: try again later")
+                raise QueueFullError
             self._waiting.extend((request, k) for k in range(len(request.streams)))
             self._changed.notify()
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from .metrics import Metrics
 from .protocol import error
@@ -56,7 +55,8 @@ async def refuse(
     await send({"type": "http.response.body", "body": body, "more_body": True})
     if receive is not None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(_discard(receive), LINGER_SECONDS)
+            async with asyncio.timeout(LINGER_SECONDS):
+                await _discard(receive)
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -78,9 +78,8 @@ class Told:
 
         async def telling(message: Message) -> None:
             if message["type"] == "http.response.start":
-                route = getattr(
-                    scope.get("route"), "path", "other"
-                )  # names of routes only: paths are endless
+                # routes have names; of paths there are endlessly many
+                route = getattr(scope.get("route"), "path", "other")
                 self._metrics.requests.labels(route, message["status"]).inc()
                 given = {name for name, _ in message["headers"]}
                 added = {"content-security-policy": POLICY, "cache-control": "no-store", **HEADERS}
@@ -118,12 +117,12 @@ class Admission:
         await self._app(scope, receive, send)
 
     def _foreign(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether a browser says that another site's page asks: one that cannot read the answer may still load
-        the server."""
+        """Whether a browser says that another site's page asks; one that cannot read the answer would still have
+        it drawn."""
         origin = headers.get(b"origin", b"").decode("latin-1")
         if not origin or origin in self._origins or "*" in self._origins:
             return False
-        return urlsplit(origin).netloc != headers.get(b"host", b"").decode("latin-1")
+        return origin.partition("://")[2] != headers.get(b"host", b"").decode("latin-1")
 
     def _knows(self, authorization: bytes) -> bool:
         if self._key is None:
@@ -148,7 +147,8 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         try:
-            body = await asyncio.wait_for(self._body(scope, receive), BODY_SECONDS)
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self._body(scope, receive)
         except TimeoutError:
             await refuse(send, 408, error("the request did not come in time"), _CLOSE)
             return

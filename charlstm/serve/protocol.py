@@ -20,7 +20,9 @@ from .engine import End
 
 MOST_LOGPROBS = 20
 LONGEST_REGEX = 500  # characters: making an automaton of a longer one could take minutes
+MOST_CELLS = 500_000  # of such an automaton, states times tokens: each text may bring another one
 LONGEST_STOP, MOST_STOPS = 200, 16
+LONGEST_TEMPERATURE = 200  # characters
 _OPTIONS = (
     "temperature", "top_k", "top_p", "typical", "min_p", "repetition_penalty", "no_repeat_ngram",
     "repetition_window", "regex", "redraw",
@@ -53,7 +55,7 @@ class CompletionRequest(BaseModel):
     """Text to go on from, or several."""
     max_tokens: Annotated[int, Field(ge=0)] | None = 16
     """Tokens to generate."""
-    temperature: float | str | None = 1.0
+    temperature: float | Annotated[str, Field(max_length=LONGEST_TEMPERATURE)] | None = 1.0
     """0 or more; 0 takes the most probable token. "0.5,1.0": in turn; "1.2:0.4": from the one to the other."""
     top_p: float | None = 1.0
     """Nucleus sampling."""
@@ -146,6 +148,10 @@ class CompletionRequest(BaseModel):
                 if stream.prompt_size > config.max_prompt:
                     raise UsageError(
                         f"the prompt has {stream.prompt_size} tokens: at most {config.max_prompt} may be"
+                    )
+                if stream.constraint is not None and stream.constraint.next.size > MOST_CELLS:
+                    raise UsageError(
+                        "regex needs too many states for a server: use smaller counts or narrower classes"
                     )
                 stream.bias = bias
                 streams.append(stream)
