@@ -2,7 +2,8 @@
 
 The automaton (Blumer et al. 1985, "The smallest automaton recognizing the subwords of a text") has at most two
 states and three transitions for each character. A state's first transition lies in the state itself, further ones in
-a hash table, so that most characters of the longer text cost one look into memory.
+a hash table. What the longer text reads of it lies all over memory, so that it is asked only where a Bloom filter
+(Bloom 1970), which the cache holds, may have seen the last few symbols in the shorter text.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .compiling import OPTIONS, kernel
 # columns of a state: its longest string's length, suffix link, first transition, the last one in the table, and
 # the length of the longest match that ended in it
 LENGTH, LINK, SYMBOL, TARGET, CHAIN, LONGEST = range(6)
+MULTIPLIER = np.int64(-7046029254386353131)  # 2^64 over the golden ratio, odd: spreads numbers over all bits
 
 
 @njit(**OPTIONS)
@@ -22,7 +24,7 @@ def _slot(keys, state, symbol):
     """Where the transition of a state lies in the hash table, or would."""
     mask = keys.shape[0] - 1
     key = np.int64(state) << 32 | np.int64(symbol)
-    place = (key * np.int64(-7046029254386353131)) >> 20 & mask
+    place = (key * MULTIPLIER) >> 20 & mask
     while keys[place] >= 0 and keys[place] != key:
         place = (place + 1) & mask
     return place
@@ -103,25 +105,88 @@ def build(text, states, keys, targets, before, ends):
     return count
 
 
-@kernel
-def follow(text, states, keys, targets, state, length):
-    """Read a piece of another text (N,), symbols or -1; the state and length to go on with.
+@njit(**OPTIONS)
+def _rolled(rolling, text, place, gram, power):
+    """The hash of the last `gram` symbols at a place, from that at the place before."""
+    rolling = rolling * MULTIPLIER + text[place] + 2  # -1 counts as well
+    return rolling - power * (text[place - gram] + 2) if place >= gram else rolling
 
-    Notes the longest match that ends in each state.
+
+@njit(**OPTIONS)
+def _power(gram):
+    power = np.int64(1)
+    for _ in range(gram):
+        power *= MULTIPLIER
+    return power
+
+
+@njit(**OPTIONS)
+def _bits(rolling, words):
+    """The word of the filter that a hash belongs to, and its two bits there."""
+    mixed = rolling * MULTIPLIER
+    bits = np.int64(1) << (mixed >> 20 & 63) | np.int64(1) << (mixed >> 26 & 63)
+    return mixed >> 32 & (words.shape[0] - 1), bits
+
+
+@kernel
+def mark(text, gram, words):
+    """Note all grams of `gram` symbols of a text (n,) in a filter, int64 words of 0, a power of two of them."""
+    rolling, power = np.int64(0), _power(gram)
+    for place in range(text.shape[0]):
+        rolling = _rolled(rolling, text, place, gram, power)
+        if place >= gram - 1:
+            word, bits = _bits(rolling, words)
+            words[word] |= bits
+
+
+@kernel
+def follow(text, first, gram, words, states, keys, targets, state, length):
+    """Read a piece of another text (N,), symbols or -1, from `first` on; the state and length to go on with.
+
+    The symbols before are the last `gram` that were read, or all. Notes the longest match that ends in each state,
+    as far as it has `gram` symbols; from those on the match is never lost, so that all reading is linear.
     """
-    for symbol in text:
-        target = _target(states, keys, targets, state, symbol) if symbol >= 0 else -1
-        while target < 0 and state > 0 and symbol >= 0:
-            state = states[state, LINK]
-            length = states[state, LENGTH]
-            target = _target(states, keys, targets, state, symbol)
-        if target < 0:
+    rolling, power = np.int64(0), _power(gram)
+    for place in range(first):
+        rolling = _rolled(rolling, text, place, gram, power)
+    for place in range(first, text.shape[0]):
+        rolling = _rolled(rolling, text, place, gram, power)
+        word, bits = _bits(rolling, words)
+        if place < gram - 1 or words[word] & bits != bits:
             state = length = 0
             continue
-        state, length = target, length + 1
-        if length > states[state, LONGEST]:
-            states[state, LONGEST] = length
+        if length < gram:  # no match of so many symbols ended before: at most so many do here
+            state = _state(states, keys, targets, text[place - gram + 1 : place + 1])
+            length = gram if state >= 0 else 0
+        else:
+            state, length = _step(states, keys, targets, state, length, text[place])
+        if length >= gram:
+            states[state, LONGEST] = max(states[state, LONGEST], length)
     return state, length
+
+
+@njit(**OPTIONS)
+def _state(states, keys, targets, text):
+    """The state that a text (n,) leads to from the beginning; -1 where it is not in the automaton's."""
+    state = np.int64(0)
+    for symbol in text:
+        state = np.int64(_target(states, keys, targets, state, symbol)) if symbol >= 0 else np.int64(-1)
+        if state < 0:
+            break
+    return state
+
+
+@njit(**OPTIONS)
+def _step(states, keys, targets, state, length, symbol):
+    """The longest match that ends with one more symbol: its state and length."""
+    if symbol < 0:
+        return 0, 0
+    target = _target(states, keys, targets, state, symbol)
+    while target < 0 and state > 0:
+        state = states[state, LINK]
+        length = states[state, LENGTH]
+        target = _target(states, keys, targets, state, symbol)
+    return (target, length + 1) if target >= 0 else (0, 0)
 
 
 @kernel

@@ -12,11 +12,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import UsageError
+from ..config import differing
 from ..evaluation import DetailedEvaluation, EvaluationConfig
 from ..run import Split, Which, load
 from .options import Backend, Json, Threads, Unknown, tell_unknown
-from .quality import TextQualityOptions, print_text_quality, without_effect
+from .quality import Sampling, TextQualityOptions, check_options, print_text_quality
 
 FIGURES = (  # as they are printed: name, label, unit
     ("loss", "loss", "nats per token"),
@@ -44,6 +44,7 @@ def evaluate(
     quality: Annotated[
         TextQualityOptions | None, Parameter(name="*", negative="", group="Text quality")
     ] = None,
+    sampling: Annotated[Sampling | None, Parameter(name="*", negative=(), group="Text quality")] = None,
     which: Which = "best",
     backend: Backend = "auto",
     threads: Threads = None,
@@ -80,16 +81,17 @@ def evaluate(
     which
         Checkpoint to take.
     """
-    if quality is not None and not quality.text_quality and (useless := without_effect(quality)):
-        raise UsageError(f"--{useless[0]} does nothing without --text-quality")
+    quality = quality if quality is not None else TextQualityOptions()
+    sampling = sampling if sampling is not None else Sampling()
+    options = options if options is not None else EvaluationConfig()
+    check_options(quality, sampling, {"windows": windows, **dict.fromkeys(differing(options), True)}, split)
     loaded = load(run, backend, which=which, threads=threads)
-    if quality is not None and quality.text_quality:
-        print_text_quality(loaded, data, quality, json_output)
-        return
     corpus = loaded.corpus(data, encoding=encoding, on_unknown=on_unknown)
     tell_unknown(loaded.tokenizer, corpus.unknown, on_unknown or loaded.data_config.on_unknown)
-    given = dataclasses.asdict(options if options is not None else EvaluationConfig())
-    found = loaded.evaluate(corpus, split=split, windows=windows, **given)
+    if quality.text_quality:
+        print_text_quality(loaded, corpus, split, quality, sampling, encoding or "utf-8", json_output)
+        return
+    found = loaded.evaluate(corpus, split=split, windows=windows, **dataclasses.asdict(options))
     if json_output:
         print(json.dumps(found.to_dict()))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,21 +9,20 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
+from .texts import codes, words
 
 LONGEST_PERIOD = 200  # characters of what repeats itself in a loop
 COPIES = 3  # so many times in a row, or more
 SHORTEST_LOOP = 20  # characters of a loop; less is a row of dashes or a stammer
-_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, in lower case: letters, with apostrophes inside."""
-    return _WORD.findall(text.lower())
+SPACES = 0.02  # share of a text's characters; where there are fewer, words do not stand between spaces
 
 
 def real_words(texts: Iterable[str], known: Counter[str], at_least: int = 2) -> float | None:
-    """Share of the texts' words that `known` counts so often or more; None without any words."""
-    found = [word for text in texts for word in words(text)]
+    """Share of the texts' words that `known` counts so often or more; None without any words.
+
+    The first and the last word of each text are left out: where a text was cut, they are no words.
+    """
+    found = [word for text in texts for word in words(text)[1:-1]]
     return sum(known[word] >= at_least for word in found) / len(found) if found else None
 
 
@@ -38,30 +36,38 @@ def _grams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(tokens[k:] for k in range(n)), strict=False))
 
 
-def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
+def tokenization(texts: Iterable[str]) -> str:
+    """How sacrebleu should find the words of such texts: by its default, or where there are hardly any
+    spaces (Chinese, Japanese, Thai) character by character."""
+    text = "".join(texts)
+    return "13a" if sum(map(str.isspace, text)) >= SPACES * len(text) else "char"
+
+
+def bleu(texts: Sequence[str], references: Sequence[str], tokenize: str = "13a") -> float:
     """The mean BLEU (Papineni et al. 2002) of each text beside all references, 0 to 100, by sacrebleu.
 
     Raises UsageError where sacrebleu is not installed.
     """
-    metric = _sacrebleu().BLEU(effective_order=True)
+    metric = sacrebleu_metrics().BLEU(effective_order=True, tokenize=tokenize)
     return float(np.mean([metric.sentence_score(text, references).score for text in texts]))
 
 
-def self_bleu(texts: Sequence[str]) -> float | None:
+def self_bleu(texts: Sequence[str], tokenize: str = "13a") -> float | None:
     """The mean BLEU of each text beside all others (Zhu et al. 2018, arXiv 1802.01886); None for fewer than two."""
     if len(texts) < 2:
         return None
-    scores = [bleu([text], [*texts[:k], *texts[k + 1 :]]) for k, text in enumerate(texts)]
+    scores = [bleu([text], [*texts[:k], *texts[k + 1 :]], tokenize) for k, text in enumerate(texts)]
     return float(np.mean(scores))
 
 
 def chrf(texts: Sequence[str], references: Sequence[str]) -> float:
     """The mean chrF2 (Popovic 2015) of each text beside the nearest reference, 0 to 100, by sacrebleu."""
-    metric = _sacrebleu().CHRF()
+    metric = sacrebleu_metrics().CHRF()
     return float(np.mean([metric.sentence_score(text, references).score for text in texts]))
 
 
-def _sacrebleu() -> Any:
+def sacrebleu_metrics() -> Any:
+    """The module `sacrebleu.metrics`; UsageError where it is not installed."""
     try:
         from sacrebleu import metrics
     except ImportError:
@@ -87,15 +93,15 @@ def in_loops(texts: Iterable[str]) -> float | None:
     """Share of characters in stretches that repeat themselves at once, three times or more; None without any."""
     inside = total = 0
     for text in texts:
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        looped = np.zeros(len(codes) + 1, np.int64)
-        for period in range(1, min(LONGEST_PERIOD, len(codes) // COPIES) + 1):
-            same = np.concatenate(([False], codes[period:] == codes[:-period], [False]))
-            edges = np.flatnonzero(same[1:] != same[:-1])
-            for start, end in edges.reshape(-1, 2):  # text[start:end] equals what stands a period later
-                if end - start >= (COPIES - 1) * period and end - start + period >= SHORTEST_LOOP:
-                    looped[start] += 1
-                    looped[end + period] -= 1
+        symbols = codes(text)
+        looped = np.zeros(len(symbols) + 1, np.int64)  # +1 where a loop begins, -1 behind its end
+        for period in range(1, min(LONGEST_PERIOD, len(symbols) // COPIES) + 1):
+            same = np.concatenate(([False], symbols[period:] == symbols[:-period], [False]))
+            # text[start:end] equals what stands a period later
+            start, end = np.flatnonzero(same[1:] != same[:-1]).reshape(-1, 2).T
+            long = end - start >= max((COPIES - 1) * period, SHORTEST_LOOP - period)
+            np.add.at(looped, start[long], 1)
+            np.add.at(looped, end[long] + period, -1)
         inside += int(np.count_nonzero(np.cumsum(looped[:-1]) > 0))
-        total += len(codes)
+        total += len(symbols)
     return inside / total if total else None

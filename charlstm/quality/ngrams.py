@@ -12,6 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import DataError
+from .texts import codes
+
+# where counts of counts are too few to tell discounts (as in KenLM, Heafield et al. 2013); never 0, so that every
+# context leaves something to symbols that it has not been seen with
+FALLBACK = (0.5, 1.0, 1.5)
 
 
 class _Order(NamedTuple):
@@ -19,116 +24,150 @@ class _Order(NamedTuple):
 
     grams: np.ndarray  # (G,) sorted; a gram's number is its place here
     discounted: np.ndarray  # (G,) its count less the discount, over its context's total
-    starts: (
-        np.ndarray
-    )  # (C + 1,) where the grams of each context begin, a context being a gram of the order below
+    starts: np.ndarray  # (C + 1,) where the grams of each context begin; that is a gram of the order below
     left: np.ndarray  # (C,) what the discounts leave to the order below; 1 for a context without grams
 
 
 class KneserNey:
-    """A model of the text's characters, of some order: the number of characters in its longest gram."""
+    """Models of a text's characters, of all orders up to one: the number of characters in the longest gram."""
 
-    def __init__(self, text: str, order: int = 6) -> None:
-        """Counts a text: a megabyte in a few seconds. Raises DataError for one that is shorter than `order`."""
+    def __init__(self, text: str, order: int = 6, also: str = "") -> None:
+        """Counts a text: a megabyte in a few seconds.
+
+        The alphabet is that of the text and of `also`. Raises DataError for a text that is shorter than `order`.
+        """
         if order < 1 or len(text) < order:
             raise DataError(f"an n-gram model of order {order} needs a text at least that long")
         self.order = order
-        self.alphabet = np.array(sorted(set(text)))
+        self._codes = np.unique(codes(text + also))
+        self.alphabet = self._codes.tobytes().decode("utf-32-le", "surrogatepass")
+        """The characters (V,), by number."""
+        self._lower: list[_Order] = []  # of each order, as it is below another one
+        self._highest: list[_Order] = []  # and where it is the highest
         symbols = self._symbols(text)
-        raw, ids = self._count(symbols)
-        self._orders: list[_Order] = []
+        ids, contexts = (
+            np.zeros(len(symbols) + 1, np.int64),
+            1,
+        )  # of the gram before each place, of the order below
         for k in range(1, order + 1):
-            counts = np.bincount(ids[k][k - 1 :], minlength=len(raw[k]))
-            if k < order:  # how many different symbols precede it
-                _, first = np.unique(ids[k + 1][k:], return_index=True)
-                counts = np.bincount(ids[k][k:][first], minlength=len(raw[k]))
-            self._orders.append(self._smoothed(raw[k], counts, len(raw[k - 1])))
+            found, first, numbers, counts = np.unique(
+                ids[:-1] * len(self._codes) + symbols[k - 1 :],
+                return_index=True, return_inverse=True, return_counts=True,
+            )  # fmt: skip
+            if k > 1:  # how many different symbols precede each gram of the order below
+                below = self._highest[-1].grams
+                preceded = np.bincount(ids[1:][first], minlength=len(below))
+                self._lower.append(self._smoothed(below, preceded, len(self._highest[-1].left)))
+            self._highest.append(self._smoothed(found, counts, contexts))
+            ids, contexts = numbers, len(found)
 
     def _symbols(self, text: str) -> np.ndarray:
-        """Numbers of the text's characters; those that the alphabet has not are left out."""
-        characters = np.array(list(text))
-        if not len(characters):
-            return np.empty(0, np.int64)
-        places = np.minimum(np.searchsorted(self.alphabet, characters), len(self.alphabet) - 1)
-        known: np.ndarray = places[self.alphabet[places] == characters]
-        return known.astype(np.int64)
-
-    def _count(self, symbols: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """For k = 0 to the order: the grams of k symbols, and the number of that which ends at each place."""
-        raw, ids = [np.zeros(1, np.int64)], [np.zeros(len(symbols), np.int64)]
-        for k in range(1, self.order + 1):
-            grams = np.full(len(symbols), -1, np.int64)
-            before = ids[-1][k - 2 : len(symbols) - 1] if k > 1 else 0
-            grams[k - 1 :] = before * len(self.alphabet) + symbols[k - 1 :]
-            found, numbers = np.unique(grams[k - 1 :], return_inverse=True)
-            raw.append(found)
-            ids.append(np.concatenate((np.full(k - 1, -1, np.int64), numbers)))
-        return raw, ids
+        characters = codes(text)
+        places = np.minimum(np.searchsorted(self._codes, characters), len(self._codes) - 1)
+        if not np.array_equal(self._codes[places], characters):
+            raise DataError(
+                "the text has characters that the n-gram model's alphabet has not: name them in `also`"
+            )
+        return places.astype(np.int64)
 
     def _smoothed(self, grams: np.ndarray, counts: np.ndarray, contexts: int) -> _Order:
-        numbers = [int(np.count_nonzero(counts == n)) for n in range(5)]
-        share = numbers[1] / max(1, numbers[1] + 2 * numbers[2])
-        discounts = np.zeros(4)
-        for n in (1, 2, 3):
-            if numbers[n]:
-                discounts[n] = n - (n + 1) * share * numbers[n + 1] / numbers[n]
-        taken = np.minimum(np.clip(discounts, 0, None)[np.minimum(counts, 3)], counts)
-        context = grams // len(self.alphabet)
+        taken = np.minimum(_discounts(counts)[np.minimum(counts, 3)], counts)
+        context = grams // len(self._codes)
         totals = np.bincount(context, counts, contexts)
         with np.errstate(invalid="ignore"):
             left = np.where(totals > 0, np.bincount(context, taken, contexts) / totals, 1.0)
             discounted = np.where(totals[context] > 0, (counts - taken) / totals[context], 0.0)
         return _Order(grams, discounted, np.searchsorted(context, np.arange(contexts + 1)), left)
 
-    def log_probabilities(self, text: str) -> np.ndarray:
-        """Of each character after those before it, nats; characters that the alphabet has not are left out."""
+    def _orders(self, order: int) -> list[_Order]:
+        return [*self._lower[: order - 1], self._highest[order - 1]]
+
+    def log_probabilities(self, text: str, order: int | None = None) -> np.ndarray:
+        """Of each character after those before it, nats (N,), by the model of some order or the highest.
+
+        Raises DataError for characters outside of the alphabet.
+        """
         symbols = self._symbols(text)
-        V, n = len(self.alphabet), len(symbols)
-        p = np.full(n, 1 / V)
-        context = np.zeros(n, np.int64)  # the number of the gram before each place; -1: unknown
-        for order in self._orders:
+        p = np.full(len(symbols), 1 / len(self._codes))
+        context = np.zeros(len(symbols), np.int64)  # the number of the gram before each place; -1: unknown
+        for level in self._orders(self.order if order is None else order):
             known = context >= 0
-            grams = context[known] * V + symbols[known]
-            places = np.minimum(np.searchsorted(order.grams, grams), len(order.grams) - 1)
-            seen = order.grams[places] == grams
-            p[known] = np.where(seen, order.discounted[places], 0) + order.left[context[known]] * p[known]
-            ids = np.full(n, -1, np.int64)
-            ids[known] = np.where(seen, places, -1)
-            context = np.concatenate(([-1], ids[:-1]))[:n]
+            places = _places(level, context, symbols, len(self._codes))
+            p[known] *= level.left[context[known]]
+            seen = places >= 0
+            p[seen] += level.discounted[places[seen]]
+            context = np.concatenate(([-1], places[:-1]))[: len(symbols)]
         logarithms: np.ndarray = np.log(p)
         return logarithms
 
-    def sample(self, length: int, rng: np.random.Generator) -> str:
-        """Text drawn from the model, after a character that begins a line in the text it was made of (or any)."""
-        start = int(np.searchsorted(self.alphabet, "\n"))
-        last = [start if start < len(self.alphabet) and self.alphabet[start] == "\n" else 0]
-        drawn = []
-        for uniform in rng.random(length):
-            p = self.posterior(last)
-            symbol = int(min(np.searchsorted(np.cumsum(p), uniform * p.sum(), side="right"), len(p) - 1))
-            drawn.append(symbol)
-            last = [*last[-(self.order - 1) :], symbol][-max(1, self.order - 1) :]
-        return "".join(self.alphabet[drawn])
+    def posterior(self, text: str) -> np.ndarray:
+        """The probability of each character of the alphabet (V,) after a text."""
+        ids = self._beginning(1)
+        for symbol in self._symbols(text):
+            ids = self._read(ids, np.array([symbol]))
+        found: np.ndarray = self._posteriors(ids)[0]
+        return found
 
-    def posterior(self, symbols: list[int]) -> np.ndarray:
-        """The probability of each symbol (V,) after some others."""
-        V = len(self.alphabet)
-        p = np.full(V, 1 / V)
-        for k, order in enumerate(self._orders):
-            context = self._number(symbols[len(symbols) - k :]) if k <= len(symbols) else -1
-            if context < 0:
-                break
-            some = slice(order.starts[context], order.starts[context + 1])
-            p *= order.left[context]
-            p[order.grams[some] - context * V] += order.discounted[some]
+    def sample(
+        self, count: int, length: int, rng: np.random.Generator, temperature: float = 1.0
+    ) -> list[str]:
+        """So many texts of one length, drawn side by side; at temperature 0 the most probable characters."""
+        ids, drawn = self._beginning(count), np.empty((count, length), np.int64)
+        for n in range(length):
+            p = self._posteriors(ids)
+            uniform = rng.random((count, 1))
+            if temperature == 0:
+                drawn[:, n] = p.argmax(axis=1)
+            else:
+                with np.errstate(under="ignore"):
+                    sums = np.cumsum((p / p.max(axis=1, keepdims=True)) ** (1 / temperature), axis=1)
+                drawn[:, n] = np.minimum((sums <= uniform * sums[:, -1:]).sum(axis=1), p.shape[1] - 1)
+            ids = self._read(ids, drawn[:, n])
+        return [self._codes[row].tobytes().decode("utf-32-le", "surrogatepass") for row in drawn]
+
+    def _beginning(self, count: int) -> list[np.ndarray]:
+        """For each order the numbers of the grams below it that end before a place, (count,); -1: none."""
+        return [np.zeros(count, np.int64), *(np.full(count, -1) for _ in range(1, self.order))]
+
+    def _read(self, ids: list[np.ndarray], symbols: np.ndarray) -> list[np.ndarray]:
+        """As `_beginning`, one symbol (B,) later."""
+        V = len(self._codes)
+        return [
+            ids[0], *(_places(level, context, symbols, V) for level, context in zip(self._lower, ids, strict=False))
+        ]  # fmt: skip
+
+    def _posteriors(self, ids: list[np.ndarray]) -> np.ndarray:
+        """The probability of each symbol (B, V) where grams ended, as `_read` tells them."""
+        V = len(self._codes)
+        p = np.full((len(ids[0]), V), 1 / V)
+        for level, context in zip(self._orders(self.order), ids, strict=True):
+            rows = np.flatnonzero(context >= 0)
+            first = level.starts[context[rows]]
+            counts = level.starts[context[rows] + 1] - first
+            p[rows] *= level.left[context[rows], np.newaxis]
+            ends = np.cumsum(counts)
+            places = np.arange(counts.sum()) + np.repeat(first - ends + counts, counts)
+            p[np.repeat(rows, counts), level.grams[places] % V] += level.discounted[places]
         return p
 
-    def _number(self, symbols: list[int]) -> int:
-        """The number of a gram; -1 where the text has none."""
-        number = 0
-        for order, symbol in zip(self._orders, symbols, strict=False):
-            gram = number * len(self.alphabet) + symbol
-            number = int(np.searchsorted(order.grams, gram))
-            if number == len(order.grams) or order.grams[number] != gram:
-                return -1
-        return number
+
+def _places(level: _Order, context: np.ndarray, symbols: np.ndarray, V: int) -> np.ndarray:
+    """The numbers of grams (N,) from their contexts and last symbols; -1 where there is no such gram."""
+    grams = context * V + symbols
+    places = np.minimum(np.searchsorted(level.grams, grams), len(level.grams) - 1)
+    return np.where((context >= 0) & (level.grams[places] == grams), places, -1)
+
+
+def _discounts(counts: np.ndarray) -> np.ndarray:
+    """What is taken from counts of 0, 1, 2, and 3 or more, (4,): Chen & Goodman's equation 17.
+
+    Estimates that are not between 0 and the count itself say that there is too little to make them of.
+    """
+    n1, n2, n3, n4 = (int(np.count_nonzero(counts == n)) for n in (1, 2, 3, 4))
+    discounts = np.array([0.0, *FALLBACK])
+    if n1 and n2 and n3:
+        share = n1 / (n1 + 2 * n2)
+        estimates = [1 - 2 * share * n2 / n1, 2 - 3 * share * n3 / n2, 3 - 4 * share * n4 / n3]
+        if all(0 < estimate <= n for n, estimate in enumerate(estimates, 1)):
+            discounts[1:] = estimates
+    return discounts
