@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .backends import Ops, get_ops
     from .cifg import State
+    from .comparison import Comparison, compare
     from .config import Config, DataConfig, ModelConfig, TrainingConfig
     from .data import (
         ASCIITokenizer,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "backends": ("Ops", "get_ops"),
     "cifg": ("State",),
+    "comparison": ("Comparison", "compare"),
     "config": ("Config", "DataConfig", "ModelConfig", "TrainingConfig"),
     "data": (
         "ASCIITokenizer", "BPETokenizer", "ByteTokenizer", "CharacterTokenizer", "Corpus",
@@ -75,11 +77,12 @@ if not os.path.isdir(os.path.join(_here, "kernels")):
 __version__ = "0.1.0"
 __all__ = [
     "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGClassifier", "CIFGModel",
-    "CIFGRegressor", "CharLSTMError", "CharacterTokenizer", "CheckpointError", "Completion", "Config", "Corpus",
-    "DataConfig", "DataError", "DetailedEvaluation", "DivergedError", "Evaluation", "EvaluationConfig",
-    "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run", "SamplingConfig",
-    "SequenceClassifier", "SequenceRegressor", "State", "Tokenizer", "TrainingConfig", "UsageError",
-    "WordTokenizer", "__version__", "get_ops", "load", "load_tokenizer", "make_tokenizer", "resume", "train",
+    "CIFGRegressor", "CharLSTMError", "CharacterTokenizer", "CheckpointError", "Comparison", "Completion",
+    "Config", "Corpus", "DataConfig", "DataError", "DetailedEvaluation", "DivergedError", "Evaluation",
+    "EvaluationConfig", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
+    "SamplingConfig", "SequenceClassifier", "SequenceRegressor", "State", "Tokenizer", "TrainingConfig",
+    "UsageError", "WordTokenizer", "__version__", "compare", "get_ops", "load", "load_tokenizer",
+    "make_tokenizer", "resume", "train",
 ]  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Model directories: safetensors and JSON, no pickle, replaced as a whole or not at all.
 
-A directory holds model.safetensors, config.json, tokenizer.json and README.md (the Hub's
-convention); a checkpoint of a run holds training.safetensors and training.json as well.
+A directory holds model.safetensors, config.json, README.md and, where the model reads tokens,
+tokenizer.json (the Hub's convention); a checkpoint of a run holds training.safetensors and
+training.json as well.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,43 +43,59 @@ class TrainingState:
 def save(
     directory: Path,
     model: CIFGModel,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     card: str,
     training: TrainingState | None = None,
 ) -> None:
     """Write a model directory, replacing the old one only when all of the new one is on disk.
 
+    A model that reads feature vectors has no tokenizer; `card` is the content of README.md.
     Raises CheckpointError where it cannot be written; the old directory is then still there.
     """
+    files = model_files(model, tokenizer, card)
+    if training is not None:
+        files["training.safetensors"] = _packed({**training.optimizer, **training.carried})
+        files["training.json"] = _json(training.progress)
+    replace_directory(directory, files)
+
+
+def model_files(model: CIFGModel, tokenizer: Tokenizer | None, card: str) -> dict[str, bytes]:
+    """The content of a model directory's files, by name."""
+    if (tokenizer is None) != (model.input_size is not None):
+        raise UsageError("a model of tokens is saved with its tokenizer, one of feature vectors without any")
     config = {
         "model_type": "charlstm",
         "format": FORMAT,
         "output_size": model.output_size,
         "input_size": model.input_size,
         "emit": model.emit,
-        "tokenizer_hash": tokenizer.hash,
+        "tokenizer_hash": None if tokenizer is None else tokenizer.hash,
         **dataclasses.asdict(model.config),
     }
     weights = {name: model.ops.to_numpy(array) for name, array in model.parameters.items()}
-    files = {
-        "model.safetensors": _packed(weights),
-        "config.json": _json(config),
-        "tokenizer.json": tokenizer.to_json().encode(),
-        "README.md": card.encode("utf-8", "replace"),
-    }
-    if training is not None:
-        files["training.safetensors"] = _packed({**training.optimizer, **training.carried})
-        files["training.json"] = _json(training.progress)
-    try:
-        _replace_directory(directory, files)
-    except OSError as error:
-        raise CheckpointError(f"{directory} cannot be written: {error.strerror or error}") from None
+    files = {"model.safetensors": _packed(weights), "README.md": card.encode("utf-8", "replace")}
+    if tokenizer is not None:
+        files["tokenizer.json"] = tokenizer.to_json().encode()
+    return {**files, "config.json": _json(config)}
 
 
 def load(
     directory: Path, backend: str | Ops = "auto", threads: int | None = None
 ) -> tuple[CIFGModel, Tokenizer]:
-    """The model and tokenizer of a directory, on any backend.
+    """The language model and tokenizer of a directory, on any backend.
+
+    Raises CheckpointError as `load_model`, and for a model of any other kind.
+    """
+    model, tokenizer = load_model(directory, backend, threads)
+    if tokenizer is None or model.emit != "every":
+        raise CheckpointError(f"{directory / 'config.json'} does not describe a language model")
+    return model, tokenizer
+
+
+def load_model(
+    directory: Path, backend: str | Ops = "auto", threads: int | None = None
+) -> tuple[CIFGModel, Tokenizer | None]:
+    """The model of a directory, on any backend, and its tokenizer where it reads tokens.
 
     Raises CheckpointError where a file is missing, truncated or foreign, where names, shapes or
     dtypes are not those of the configuration, where a weight is not finite, or where the
@@ -89,24 +107,29 @@ def load(
         raise CheckpointError(f"{directory / 'config.json'} does not describe a charlstm model")
     if config.get("format") != FORMAT:
         raise CheckpointError(f"{directory}: format {config.get('format')} is not known to this version")
-    tokenizer = load_tokenizer(directory / "tokenizer.json")
-    if config.get("tokenizer_hash") != tokenizer.hash or config.get("output_size") != len(tokenizer):
-        raise CheckpointError(
-            f"{directory}: tokenizer.json is not the one that the weights were trained with"
-        )
+    tokenizer = None
+    if config.get("input_size") is None:
+        tokenizer = load_tokenizer(directory / "tokenizer.json")
+        if config.get("tokenizer_hash") != tokenizer.hash or config.get("output_size") != len(tokenizer):
+            raise CheckpointError(
+                f"{directory}: tokenizer.json is not the one that the weights were trained with"
+            )
+    elif config.get("tokenizer_hash") is not None:
+        raise CheckpointError(f"{directory / 'config.json'} is not usable: feature vectors have no tokenizer")
     known = {field.name for field in dataclasses.fields(ModelConfig)}
     weights = _unpacked(directory / "model.safetensors")
     ops = get_ops(backend, threads)
-    if config.get("emit") != "every" or config.get("input_size") is not None:
-        raise CheckpointError(f"{directory / 'config.json'} does not describe a language model")
     try:
         model_config = from_dict(ModelConfig, {k: v for k, v in config.items() if k in known}, "config.json")
         # before anything of these sizes is made
         if model_config.num_layers > len(weights):
             raise CheckpointError(f"{directory}: there are weights of fewer layers than config.json asks for")
-        shapes = parameter_shapes(model_config, config["output_size"])
+        output_size, input_size = config["output_size"], config["input_size"]
+        shapes = parameter_shapes(model_config, output_size, input_size)
         _check_arrays(weights, shapes, model_config.dtype, directory / "model.safetensors")
-        model = CIFGModel(config["output_size"], model_config, backend=ops, seed=None)
+        model = CIFGModel(
+            output_size, model_config, input_size=input_size, emit=config["emit"], backend=ops, seed=None
+        )
     except (UsageError, KeyError, TypeError) as error:
         raise CheckpointError(f"{directory / 'config.json'} is not usable: {error}") from None
     for name, array in weights.items():
@@ -148,29 +171,64 @@ def _old(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.old")
 
 
-def _replace_directory(directory: Path, files: dict[str, bytes]) -> None:
-    directory.parent.mkdir(parents=True, exist_ok=True)
+def replace_directory(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Make a directory of these files and no others, or leave the old one; CheckpointError where that fails."""
     partial, old = directory.with_name(f".{directory.name}.partial"), _old(directory)
-    if old.is_dir() and not directory.exists():  # killed between the renames below
-        old.rename(directory)
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    with _told(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        if old.is_dir() and not directory.exists():  # killed between the renames below
+            old.rename(directory)
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            partial.mkdir()
+            for name, content in files.items():
+                _write(partial / name, content)
+            _sync_directory(partial)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if directory.exists():
+            directory.rename(old)
+        partial.rename(directory)
+        _sync_directory(directory.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_among(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Put a model's files into a directory that keeps its others; CheckpointError where that fails.
+
+    A kill leaves the old model, the new one, or none: between the two there is no config.json, without which
+    nothing is loaded.
+    """
+    partial = {name: directory / f".{name}.partial" for name in files}
+    with _told(directory):
+        try:
+            for name, content in files.items():
+                _write(partial[name], content)
+            (directory / "config.json").unlink(missing_ok=True)
+            for name in sorted(files, key="config.json".__eq__):  # that one last
+                partial[name].replace(directory / name)
+        except OSError:
+            for path in partial.values():
+                path.unlink(missing_ok=True)
+            raise
+        _sync_directory(directory)
+
+
+@contextmanager
+def _told(directory: Path) -> Iterator[None]:
     try:
-        partial.mkdir()
-        for name, content in files.items():
-            with open(partial / name, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        _sync_directory(partial)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if directory.exists():
-        directory.rename(old)
-    partial.rename(directory)
-    _sync_directory(directory.parent)
-    shutil.rmtree(old, ignore_errors=True)
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{directory} cannot be written: {error.strerror or error}") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_directory(directory: Path) -> None:

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from . import checkpoint
+from . import checkpoint, pretrained
 from .backends import Ops
+from .card import Card, Figure
 from .config import Config, DataConfig, OnUnknown
 from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
 from .evaluation import DetailedEvaluation, EvaluationConfig, joined, measure
 from .generation import Completion, Hypothesis, beam_search, complete, constraint, generate_many
+from .inspection import Reading, read
 from .model import CIFGModel
 from .options import from_dict
 from .sampling import SamplingConfig
 
 Split = Literal["train", "val", "test", "all"]
 Which = Literal["best", "last"]
+INSPECTED, MOST_INSPECTED = 3000, 20_000  # tokens that are looked into: by default, and at most
+SAMPLE = SamplingConfig(length=300)  # of a model card
+
+_log = logging.getLogger(__name__)
 
 
 class Run:
     """What `charlstm.train` and `charlstm.load` return."""
 
-    def __init__(self, directory: Path, model: CIFGModel, tokenizer: Tokenizer) -> None:
-        self.directory, self.model, self.tokenizer = directory, model, tokenizer
+    def __init__(
+        self, directory: Path, model: CIFGModel, tokenizer: Tokenizer, which: str | None = None
+    ) -> None:
+        """which: "best" or "last", the checkpoint of a run directory; None where it is a model's own."""
+        self.directory, self.model, self.tokenizer, self.which = directory, model, tokenizer, which
 
     def __repr__(self) -> str:
         return f"<Run {self.directory}: {self.model.num_parameters:,} parameters on {self.model.ops.name}>"
@@ -135,7 +145,7 @@ class Run:
         )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
-        parts = _parts(corpus, self.data_config, split)
+        parts = parts_of(corpus, self.data_config, split)
         if windows:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
@@ -154,6 +164,29 @@ class Run:
                 f"without): {error}"
             ) from None
         return own.train
+
+    def inspect(
+        self, text: str | None = None, *, length: int = INSPECTED, on_unknown: OnUnknown | None = None
+    ) -> Reading:
+        """Let the model read the first `length` tokens of a text and tell what went on inside.
+
+        Without a text the one that validates in the run (where windows do: all of it). Raises DataError as
+        `evaluate`, UsageError for a length below 2 or above 20,000.
+        """
+        if not 2 <= length <= MOST_INSPECTED:
+            raise UsageError(f"length must be 2 to {MOST_INSPECTED:,} tokens, not {length:,}")
+        if text is not None:
+            policy = self.data_config.on_unknown if on_unknown is None else on_unknown
+            tokens = self.tokenizer.encode(text, policy)
+        else:
+            if not (self.directory / "config.toml").is_file():
+                raise DataError(f"{self.directory} does not say what it was trained on: name a --text")
+            corpus = self.corpus(on_unknown=on_unknown)
+            windows = self.data_config.split == "windows" and not len(corpus.val)
+            tokens = corpus.train if windows else corpus.val
+            if not len(tokens):
+                raise DataError(f"nothing of {corpus.name} validates: name a --text")
+        return read(self.model, self.tokenizer, tokens[:length])
 
     def corpus(
         self,
@@ -187,8 +220,79 @@ class Run:
         except (KeyError, TypeError):
             raise CheckpointError(f"{self.directory / 'env.json'} does not name the run's text") from None
 
+    # ---- for others ---------------------------------------------------------------------
 
-def _parts(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | Path, backend: str | Ops = "auto", *, threads: int | None = None
+    ) -> Run:
+        """What `save_pretrained` wrote; the same as `charlstm.load`."""
+        return load(directory, backend, threads=threads)
+
+    def save_pretrained(
+        self, directory: str | Path, *, license: str | None = None, force: bool = False
+    ) -> None:
+        """Write the model for others: a directory in the Hugging Face Hub's form, with a model card.
+
+        It holds model.safetensors, config.json, tokenizer.json and README.md, and takes the place of an earlier
+        one. A directory with anything else in it is refused, unless `force`d; its other files then stay.
+        license: an identifier such as mit. Raises UsageError for what cannot be used, CheckpointError
+        where the disk refuses.
+        """
+        directory = Path(directory)
+        pretrained.check_target(directory, force)
+        files = checkpoint.model_files(self.model, self.tokenizer, self.model_card(license))
+        pretrained.write(directory, files, force)
+
+    def push_to_hub(
+        self, repository: str, *, license: str | None = None, private: bool = False,
+        message: str = "Add a charlstm model",
+    ) -> str:  # fmt: skip
+        """Commit what `save_pretrained` writes to a repository "user/name" on the Hugging Face Hub; its address.
+
+        The repository is made where it is not there. Who commits is what huggingface_hub was told
+        (`hf auth login`). Raises UsageError without that library, CharLSTMError where the Hub
+        refuses or cannot be reached.
+        """
+        pretrained.hub_library()
+        card = self.model_card(license, repository)
+        files = checkpoint.model_files(self.model, self.tokenizer, card)
+        return pretrained.push(files, repository, private=private, message=message)
+
+    def model_card(self, license: str | None = None, repository: str | None = None) -> str:
+        """README.md for the model: network, text, losses, a sample, how to use it.
+
+        The test loss is measured for it, where the run has a test part that can still be read. A model directory
+        that has a card keeps it. Raises UsageError for a licence that is no identifier, or where such
+        a card would have to change.
+        """
+        known = self.directory / "README.md"
+        if self.which is None and known.is_file() and (self.directory / "model.safetensors").is_file():
+            if license is not None:
+                raise UsageError(f"{known} is kept as it is: name the licence there")
+            return known.read_text(encoding="utf-8", errors="replace")
+        unit = self.tokenizer.unit
+        facts = [pretrained.network(self.model.config, self.model.num_parameters, self.tokenizer)]
+        card = Card(f"{unit}s", unit, facts, license=license, repository=repository)
+        if self.which is not None:
+            told = pretrained.trained(self.directory, self.which, self.metrics, unit)
+            figures = told.figures + (self._tested() if told.has_test else [])
+            card = replace(card, text_name=told.text_name, facts=facts + told.facts, figures=figures)
+        sample = self.generate(**asdict(SAMPLE))
+        drawn = f"{SAMPLE.length} {unit}s drawn at temperature {SAMPLE.temperature}, seed {SAMPLE.seed}"
+        return str(replace(card, sample=sample, sampled_by=drawn))
+
+    def _tested(self) -> list[Figure]:
+        try:
+            found = self.evaluate(split="test")
+        except DataError as error:
+            _log.warning("the model card tells no test loss: %s", error)
+            return []
+        return [Figure("test", found.loss, found.bits_per_char)]
+
+
+def parts_of(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
+    """What is read of a split; UsageError for a name that is none, DataError where there is nothing in it."""
     if split not in ("train", "val", "test", "all"):
         raise UsageError(f"split must be train, val, test or all, not {split!r}")
     if split == "all":
@@ -210,6 +314,13 @@ def load(
     cannot run here.
     """
     directory = Path(directory)
+    source = model_directory(directory, which)
+    model, tokenizer = checkpoint.load(source, backend, threads)
+    return Run(directory, model, tokenizer, None if source == directory else source.name)
+
+
+def model_directory(directory: Path, which: Which = "best") -> Path:
+    """The model directory that `load` reads; errors as there."""
     if which not in ("best", "last"):
         raise UsageError(f"which must be best or last, not {which!r}")
     if not directory.is_dir():
@@ -222,8 +333,7 @@ def load(
         source = directory / "checkpoints" / which
         if which == "best" and not checkpoint.exists(source):
             source = directory / "checkpoints" / "last"
-    model, tokenizer = checkpoint.load(source, backend, threads)
-    return Run(directory, model, tokenizer)
+    return source
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
-"""Figures and foreign text as people read them, and files of text."""
+"""Figures and foreign text as people read them, and files."""
 
 from __future__ import annotations
 
 import os
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import CharLSTMError
@@ -31,13 +32,19 @@ def printable(text: str) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, all of it or nothing; CharLSTMError where the disk refuses."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            file.write(text)
+        with open(partial, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise CharLSTMError(f"{path} cannot be written: {error.strerror or error}") from None

@@ -1,4 +1,4 @@
-"""The command line: `charlstm train`, `generate`, `evaluate`, `serve`, `backends`.
+"""The command line: `charlstm train`, `generate`, `evaluate`, `compare`, `inspect`, `export`, `serve`, `backends`.
 
 Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 usage, 3 data or
 vocabulary, 4 diverged, 5 backend not available, 130 interrupted, 143 terminated.
@@ -20,8 +20,11 @@ from rich.console import Console
 from .. import __version__
 from ..errors import CharLSTMError
 from .backends import backends
+from .compare import compare
 from .evaluate import evaluate
+from .export import export
 from .generate import generate
+from .inspect import inspect
 from .options import COMMAND
 from .serve import serve
 from .train import train
@@ -40,7 +43,7 @@ charlstm backends --check         # does this machine compute rightly?
 app = App(
     name="charlstm", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False
 )
-for command in (train, generate, evaluate, serve, backends):
+for command in (train, generate, evaluate, compare, inspect, export, serve, backends):
     app.command(command)
 
 
@@ -96,7 +99,7 @@ def _with_stdin(arguments: Sequence[str]) -> list[str]:
     """With `--data -` and the like as one word: a lone hyphen is a value here, not an option."""
     joined: list[str] = []
     for argument in arguments:
-        if argument == "-" and joined and joined[-1] in ("--data", "--prompt-file"):
+        if argument == "-" and joined and joined[-1] in ("--data", "--text", "--prompt-file"):
             joined[-1] += "=-"
         else:
             joined.append(argument)

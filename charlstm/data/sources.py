@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -328,3 +328,19 @@ def spooled_stdin() -> Iterator[Path]:
 def read_text(path: Path, encoding: str = "utf-8", errors: str = "strict") -> str:
     """A file's whole text, as `TextFiles` gives it."""
     return "".join(TextFiles(path.name, [TextFile.at(path)], encoding, errors).chunks())
+
+
+def read_beginning(
+    data: str, characters: int, encoding: str = "utf-8", errors: str = "strict"
+) -> tuple[str, str]:
+    """The name of a text that a user names, and its first `characters`; DataError as `open_text`, or if empty."""
+    text = ""
+    with spooled_stdin() if data == STDIN else nullcontext(data) as place:
+        source = open_text(str(place), encoding, errors)["train"]
+        for chunk in source.chunks():
+            text += chunk
+            if len(text) >= characters:
+                break
+    if not text:
+        raise DataError(f"{source.name} is empty: give a text to read")
+    return source.name, text[:characters]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..backends import Array, LayerInput, Ops, StepWeights, get_ops
-from ..cifg import State, stack_backward, stack_forward, stack_outputs
+from ..cifg import StackTape, State, stack_backward, stack_forward, stack_outputs
 from ..config import ModelConfig
 from ..errors import UsageError
 from . import inputs
@@ -118,6 +118,15 @@ class CIFGModel:
         last = self._last_rows(lengths, x)
         top, state = stack_outputs(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
         return self._logits(top, last), state
+
+    def trace(self, x: Any, state: State | None = None) -> tuple[Array, StackTape]:
+        """As `forward`, with a tape in place of the state: h and c of every layer at every step.
+
+        `tape.last_state(model.ops)` is the carried state. Many times the memory of `forward`.
+        """
+        x = self._input(x)
+        tape = stack_forward(self.ops, self._first(x), self.parameters, self._state(state, x.shape[1]))
+        return self._logits(tape.top), tape
 
     def posterior(
         self, x: Any, state: State | None = None, lengths: Any | None = None

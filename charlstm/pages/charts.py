@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 640, 250
 LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 46  # around the area that is drawn on
+LETTER = 13  # height of a label
+LABELLED = 16  # room to the right of curves for their labels
 MOST = 500  # points of a curve; of more, means of neighbours are drawn
 
 Point = tuple[float, float]
@@ -20,6 +22,7 @@ class Curve(NamedTuple):
     style: str  # class for its colour
     points: Sequence[Point]
     dots: bool = False
+    label: str = ""  # a letter or two that stand at its end
 
 
 class _Scale:
@@ -71,7 +74,8 @@ def chart(
     drawn = [point for curve in curves for point in curve.points]
     if not drawn:
         return ""
-    x = _Scale([0.0, *(point[0] for point in drawn)], LEFT, WIDTH - RIGHT, False)
+    end = WIDTH - RIGHT - LABELLED * any(curve.label for curve in curves)
+    x = _Scale([0.0, *(point[0] for point in drawn)], LEFT, end, False)
     heights = [point[1] for point in drawn] + ([] if level is None else [level]) + [0.0] * from_zero
     y = _Scale(heights, HEIGHT - BOTTOM - 6, TOP, logarithmic)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">']
@@ -83,6 +87,7 @@ def chart(
         parts.append(f'<path class="level" d="M{LEFT} {y(level)}H{WIDTH - RIGHT}"/>')
     for curve in curves:
         parts += _drawn(curve, x, y)
+    parts += _labels(curves, x, y)
     return "\n".join([*parts, "</svg>"])
 
 
@@ -107,6 +112,19 @@ def _drawn(curve: Curve, x: _Scale, y: _Scale) -> list[str]:
             f'<circle class="{curve.style}" cx="{x(a)}" cy="{y(b)}" r="3"><title>{b:.4f}</title></circle>'
             for a, b in curve.points
         ]
+    return parts
+
+
+def _labels(curves: Sequence[Curve], x: _Scale, y: _Scale) -> list[str]:
+    """The labels at the ends of curves; where they would lie on each other, below each other."""
+    ends = [(*curve.points[-1], curve) for curve in curves if curve.label and curve.points]
+    places = sorted((y(b), x(a), curve.style, curve.label) for a, b, curve in ends)
+    parts, above = [], -math.inf
+    for height, place, style, label in places:
+        above = max(height, above + LETTER)
+        parts.append(
+            f'<text class="end {style}" x="{place + 4}" y="{round(above, 1)}">{escape(label)}</text>'
+        )
     return parts
 
 

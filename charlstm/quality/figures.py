@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def chrf(texts: Sequence[str], references: Sequence[str]) -> float:
     return float(np.mean([metric.sentence_score(text, references).score for text in texts]))
 
 
-def _sacrebleu():  # type: ignore[no-untyped-def]
+def _sacrebleu() -> Any:
     try:
         from sacrebleu import metrics
     except ImportError:

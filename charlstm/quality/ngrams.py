@@ -50,7 +50,8 @@ class KneserNey:
         if not len(characters):
             return np.empty(0, np.int64)
         places = np.minimum(np.searchsorted(self.alphabet, characters), len(self.alphabet) - 1)
-        return places[self.alphabet[places] == characters].astype(np.int64)
+        known: np.ndarray = places[self.alphabet[places] == characters]
+        return known.astype(np.int64)
 
     def _count(self, symbols: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """For k = 0 to the order: the grams of k symbols, and the number of that which ends at each place."""
@@ -94,7 +95,8 @@ class KneserNey:
             ids = np.full(n, -1, np.int64)
             ids[known] = np.where(seen, places, -1)
             context = np.concatenate(([-1], ids[:-1]))[:n]
-        return np.log(p)
+        logarithms: np.ndarray = np.log(p)
+        return logarithms
 
     def sample(self, length: int, rng: np.random.Generator) -> str:
         """Text drawn from the model, after a character that begins a line in the text it was made of (or any)."""

@@ -14,11 +14,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from ..card import Card
 from ..checkpoint import read_json
 from ..config import Config, DataConfig
 from ..data import Corpus, describe, names
 from ..errors import CharLSTMError, UsageError
 from ..model import CIFGModel
+from ..pretrained import network, reading
 from ..run import read_metrics
 from ..wording import in_nats, write_text
 from .tensorboard import TensorBoardLog
@@ -174,27 +176,16 @@ def _git_commit() -> str | None:
 def model_card(config: Config, corpus: Corpus, parameters: int, progress: dict[str, Any]) -> str:
     """README.md of a checkpoint, filled in from what was measured."""
     best = progress.get("best_val_loss")
-    model, unit = config.model, corpus.tokenizer.unit
+    unit = corpus.tokenizer.unit
     result = "none" if best is None else f"{in_nats(best)} nats per {unit} (step {progress['best_step']})"
-    return f"""---
-library_name: charlstm
-pipeline_tag: text-generation
-tags: [lstm, cifg, {unit}-level]
----
-# A CIFG-LSTM language model of {corpus.name}
-
-- {parameters:,} parameters: {model.num_layers} layers of {model.hidden_size} units, \
-{len(corpus.tokenizer)} {unit}s, {model.dtype}
-- {describe(corpus, config.data)}
-- best validation loss: {result}
-- after {progress["step"]:,} steps, {progress["tokens"]:,} {unit}s read, {progress["seconds"]:.0f} s
-- SHA-256 of the text: {corpus.sha256}
-
-    charlstm generate DIRECTORY --prompt "..."
-
-    import charlstm
-    print(charlstm.load("DIRECTORY").generate("..."))
-"""
+    facts = [
+        network(config.model, parameters, corpus.tokenizer),
+        describe(corpus, config.data),
+        f"best validation loss: {result}",
+        reading(progress, unit),
+        f"SHA-256 of the text: {corpus.sha256}",
+    ]
+    return str(Card(corpus.name, unit, facts))
 
 
 def run_readme(directory: Path, card: str) -> str:
