@@ -69,7 +69,6 @@ def test_the_openai_client(client: openai.OpenAI, small_run: charlstm.Run) -> No
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (4, 50, 54)
     pieces = list(client.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
     assert "".join(piece.choices[0].text for piece in pieces[:-1]) == expected
-    assert len(pieces) > 5
     assert pieces[-1].choices == []
     assert pieces[-1].usage == whole.usage
     further = client.completions.create(**asked, extra_body={"min_p": 0.2, "regex": "[a-z ]+"})
