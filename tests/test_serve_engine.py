@@ -211,7 +211,7 @@ def test_no_more_wait_than_may(engine: Engine, reader: Reader, stream: Made) -> 
 
 
 def test_deadlines_end_what_is_drawn_and_what_waits(engine: Engine, reader: Reader, stream: Made) -> None:
-    request = asked(*(stream(length=10**6) for _ in range(6)), seconds=0.2)
+    request = asked(*(stream(length=10**6) for _ in range(6)), seconds=0.5)
     engine.submit(request)
     texts = reader.whole(request)
     assert endings(request) == ["deadline"] * 6
