@@ -206,7 +206,12 @@ def test_biases_and_repetitions(small_run: charlstm.Run) -> None:
     assert len(set(triples)) == len(triples)
     prompted = small_run.generate("The the", length=100, no_repeat_ngram=2, repetition_window=100)
     assert not {"Th", "he", "e ", " t", "th"} & {prompted[k : k + 2] for k in range(6, 106)}
-    for wrong in ({"ab": 1.0}, {"é": 1.0}, dict.fromkeys(small_run.tokenizer.vocabulary, -np.inf)):
+    for wrong in (
+        {"ab": 1.0},
+        {"é": 1.0},
+        {"eé": 1.0},
+        dict.fromkeys(small_run.tokenizer.vocabulary, -np.inf),
+    ):
         with pytest.raises(charlstm.UsageError, match="logit_bias"):
             small_run.generate(logit_bias=wrong)
 

@@ -80,7 +80,7 @@ class Stream:
         looks_back = s.repetition_penalty != 1 or s.no_repeat_ngram > 0
         return Sampler(
             s.top_k, s.top_p, s.typical, s.min_p, s.repetition_penalty, s.no_repeat_ngram,
-            s.repetition_window if looks_back else 0, s.redraw,
+            min(s.repetition_window, len(self.prompt_ids) + s.length) if looks_back else 0, s.redraw,
         )  # fmt: skip
 
     def uniforms(self, count: int, numbers: int) -> np.ndarray:
@@ -169,7 +169,7 @@ def _bias(tokenizer: Tokenizer, sampling: SamplingConfig) -> np.ndarray | None:
     bias = np.zeros(len(tokenizer))
     for text, value in sampling.biases.items():
         ids = tokenizer.encode(text, "skip")
-        if len(ids) != 1:
+        if len(ids) != 1 or tokenizer.unknown(text):
             raise UsageError(f"logit_bias: {text!r} is not one {tokenizer.unit} of the vocabulary")
         bias[ids[0]] = value
     if not (bias > -np.inf).any():
