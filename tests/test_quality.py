@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +314,16 @@ def test_the_report(longer_run: charlstm.Run) -> None:
     assert {"generating", "comparing", "looking for copies: 0% of the training text"} <= set(told)
 
 
+def test_of_long_held_out_text_the_beginning_is_read(
+    longer_run: charlstm.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("charlstm.quality.report.PREDICTED", 2500)
+    found, corpus = text_quality(longer_run, characters=1000), longer_run.corpus()
+    beginning = replace(corpus, val=corpus.val[:2500])
+    assert found.bits_per_char["model"] == pytest.approx(longer_run.evaluate(beginning).bits_per_char)
+    assert found == text_quality(longer_run, beginning, characters=1000)
+
+
 def test_another_text_and_all_of_it(longer_run: charlstm.Run, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text(coffee.text(3_000, seed=3))
     other = longer_run.corpus(tmp_path / "other.txt")
@@ -334,10 +345,10 @@ def test_other_tokens(tokenizer: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(coffee.text(20_000).replace("a", "ä"), encoding="utf-8")
     config = charlstm.Config(
         charlstm.ModelConfig(hidden_size=8, num_layers=1),
-        charlstm.DataConfig(str(tmp_path / "text.txt"), tokenizer=tokenizer, val_fraction=0.0, test_fraction=0.2),
+        charlstm.DataConfig(tokenizer=tokenizer, val_fraction=0.0, test_fraction=0.2),
         charlstm.TrainingConfig(max_steps=4),
     )  # fmt: skip
-    run = charlstm.train(config=config, out=tmp_path / "run", backend="numpy", quiet=True)
+    run = charlstm.train(tmp_path / "text.txt", config, out=tmp_path / "run", backend="numpy", quiet=True)
     found = text_quality(run, split="test", characters=1000, temperature="1.2:0.4")
     assert found.characters == 1000
     assert found.temperature == 0.8
@@ -349,6 +360,9 @@ def test_other_tokens(tokenizer: str, tmp_path: Path) -> None:
     assert found.bits_per_char["model"] == pytest.approx(run.evaluate(split="test").bits_per_char)
     with pytest.raises(DataError, match="no part val that was held out"):
         text_quality(run)
+    (tmp_path / "latin.txt").write_bytes(coffee.text(2_000).replace("a", "ä").encode("latin-1"))
+    command = ["evaluate", str(run.directory), "--backend", "numpy", "--text-quality", "--split", "test"]
+    assert cli([*command, "--generated", str(tmp_path / "latin.txt"), "--encoding", "latin-1"]) == 0
 
 
 def test_a_copy_is_found_out(

@@ -84,9 +84,12 @@ def evaluate(
     quality = quality if quality is not None else TextQualityOptions()
     sampling = sampling if sampling is not None else Sampling()
     options = options if options is not None else EvaluationConfig()
-    check_options(quality, sampling, {"windows": windows, **dict.fromkeys(differing(options), True)}, split)
+    check_options(quality, sampling, [*(["windows"] if windows else []), *differing(options)], split)
     loaded = load(run, backend, which=which, threads=threads)
-    corpus = loaded.corpus(data, encoding=encoding, on_unknown=on_unknown)
+    own = (
+        quality.text_quality and data is None
+    )  # a run knows its text's encoding: this is the generated one's
+    corpus = loaded.corpus(data, encoding=None if own else encoding, on_unknown=on_unknown)
     tell_unknown(loaded.tokenizer, corpus.unknown, on_unknown or loaded.data_config.on_unknown)
     if quality.text_quality:
         print_text_quality(loaded, corpus, split, quality, sampling, encoding or "utf-8", json_output)

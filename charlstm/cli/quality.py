@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -56,15 +57,15 @@ class Sampling(SamplingConfig):
 
 
 def check_options(
-    quality: TextQualityOptions, sampling: Sampling, others: dict[str, bool], split: Split
+    quality: TextQualityOptions, sampling: Sampling, others: Iterable[str], split: Split
 ) -> None:
-    """UsageError for options that do nothing without --text-quality or, `others` where they were given, with it."""
+    """UsageError for options that do nothing without --text-quality or, these `others`, with it."""
     drawn = ["sample_top_k" if name == "top_k" else name for name in differing(sampling)]
     if not quality.text_quality:
         for name in (*differing(quality), *drawn):
             raise UsageError(f"{_flag(name)} does nothing without --text-quality")
         return
-    for name in (name for name, given in others.items() if given):
+    for name in others:
         raise UsageError(f"{_flag(name)} does nothing with --text-quality")
     if split == "train":
         raise UsageError(
