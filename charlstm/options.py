@@ -111,6 +111,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(all(_fits(k, key) and _fits(v, item) for k, v in value.items()) for key, item in parts)
     if isinstance(value, bool):
         return bool in allowed
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # what arrays can hold
+        return False
     if isinstance(value, int) and float in allowed:
         return True
     return isinstance(value, tuple(part for part in allowed if typing.get_origin(part) is None))

@@ -18,7 +18,15 @@ from .config import Config, DataConfig, OnUnknown
 from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
 from .errors import CheckpointError, DataError, UsageError
 from .evaluation import DetailedEvaluation, EvaluationConfig, joined, measure
-from .generation import Completion, Hypothesis, beam_search, complete, constraint, generate_many
+from .generation import (
+    LENGTH_PENALTY,
+    Completion,
+    Hypothesis,
+    beam_search,
+    complete,
+    constraint,
+    generate_many,
+)
 from .inspection import Reading, read
 from .model import CIFGModel
 from .options import from_dict
@@ -103,7 +111,7 @@ class Run:
         *,
         beams: int = 4,
         length: int = SamplingConfig.length,
-        length_penalty: float = 0.6,
+        length_penalty: float = LENGTH_PENALTY,
         stop: Sequence[str] = (),
         regex: str | None = None,
         on_unknown: OnUnknown = "error",

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from conftest import TINY, assert_fails, charlstm_command, make_ops
 
 import charlstm
+from charlstm.cli import COMMANDS
 from charlstm.data import coffee
 from charlstm.verification import AGREEMENT_ERROR, CASES
 
@@ -115,9 +119,22 @@ def test_backends_check() -> None:
     assert all(0 <= row["error"] <= row["allowed"] <= 2e-5 for row in checks)
 
 
-@pytest.mark.parametrize(
-    "command", [(), ("train",), ("generate",), ("evaluate",), ("export",), ("backends",)]
-)
+def test_the_list_of_commands_says_what_each_says_itself() -> None:
+    for command, text in COMMANDS.items():
+        function = getattr(import_module(f"charlstm.cli.{command}"), command)
+        first = " ".join(function.__doc__.split("\n\n")[0].split())
+        assert first == text
+
+
+def test_a_command_is_imported_when_it_is_asked_for() -> None:
+    code = "import sys, charlstm.cli as c; c.run(['--help']); print([m for m in sys.modules if 'charlstm.' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Train a language model." in done.stdout
+    assert "numba" not in done.stdout.splitlines()[-1]
+    assert "charlstm.run" not in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_help_shows_examples_before_options(command: tuple[str, ...]) -> None:
     done = charlstm_command(*command, "--help", env={**os.environ, "COLUMNS": "100"})
     assert done.returncode == 0

@@ -200,9 +200,9 @@ def test_sampling_that_cannot_be(small_run: charlstm.Run, option: tuple[str, str
 
 def test_prompts_that_cannot_be(small_run: charlstm.Run, tmp_path: Path) -> None:
     command = ("generate", small_run.directory, "--backend", "numpy", "--prompt-file")
-    assert_fails(charlstm_command(*command, tmp_path / "none.txt"), 1, "none.txt", "No such file")
+    assert_fails(charlstm_command(*command, tmp_path / "none.txt"), 3, "no such file", "none.txt")
     (tmp_path / "latin.txt").write_bytes("Thé".encode("latin-1"))
-    assert_fails(charlstm_command(*command, tmp_path / "latin.txt"), 3, "not UTF-8", "byte 2")
+    assert_fails(charlstm_command(*command, tmp_path / "latin.txt"), 3, "latin.txt", "utf-8", "byte 2")
     assert_fails(charlstm_command(*command, "-", "--prompt", "The"), 2, "--prompt or --prompt-file")
 
 

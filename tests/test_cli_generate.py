@@ -30,6 +30,8 @@ def test_prompts_from_files_and_stdin(generate: Any, tmp_path: Path, small_run: 
     (tmp_path / "prompt.txt").write_text(prompt)
     expected = small_run.generate(prompt, length=20) + "\n"
     assert generate("--prompt-file", tmp_path / "prompt.txt", "--length", 20) == expected
+    (tmp_path / "marked.txt").write_text("\ufeff" + prompt)
+    assert generate("--prompt-file", tmp_path / "marked.txt", "--length", 20) == expected
     command = ("generate", small_run.directory, "--backend", "numpy", "--length", 20, "--prompt-file", "-")
     assert charlstm_command(*command, input=prompt).stdout == expected
 
@@ -120,6 +122,27 @@ def test_a_match_ends_as_often_as_the_model_would_leave_it(small_run: charlstm.R
     assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 600)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--alternatives", "5"), "--alternatives does nothing here"),
+        (("--alternatives", "5", "--json", "--beams", "2"), "--alternatives does nothing here"),
+        (("--length-penalty", "nan"), "--length-penalty does nothing here"),
+        (("--choices", "0"), "--choices does nothing here"),
+        (("--interactive", "--json"), "--interactive reads answers"),
+        (("--interactive", "--prompt-file", "-"), "--interactive reads answers"),
+        (("--interactive", "--stop", "e"), "stop does nothing"),
+        (("--interactive", "--regex", "e"), "regex does nothing"),
+        (("--interactive", "--length", "7"), "length does nothing"),
+    ],
+)
+def test_options_that_would_do_nothing(
+    small_run: charlstm.Run, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], told: str
+) -> None:
+    assert cli(["generate", str(small_run.directory), "--backend", "numpy", *options]) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_ways_to_write_that_exclude_each_other(small_run: charlstm.Run) -> None:
     command = ("generate", small_run.directory, "--backend", "numpy")
     assert_fails(charlstm_command(*command, "--beams", 2, "--samples", 2), 2, "choose one of")
@@ -131,7 +154,7 @@ def test_ways_to_write_that_exclude_each_other(small_run: charlstm.Run) -> None:
 
 def test_writing_together(small_run: charlstm.Run) -> None:
     command = ("generate", small_run.directory, "--backend", "numpy", "--interactive", "--prompt", "The")
-    done = charlstm_command(*command, "--regex", "[ a-z]*", input=" coff\n1\n\n:u\n:q\n")
+    done = charlstm_command(*command, "--min-p", 0.1, input=" coff\n1\n\n:u\n:q\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("The coff")
     assert len(done.stdout) == len("The coff") + 2

@@ -21,7 +21,7 @@ from charlstm import DataConfig, DataError, DivergedError, LanguageModel, UsageE
 from charlstm.backends import Ops
 from charlstm.data import read_beginning
 from charlstm.evaluation import evaluate
-from charlstm.inspection import Cell, Reading, correlations, cut, read, search
+from charlstm.inspection import Cell, Reading, correlations, read, search
 from charlstm.inspection.page import inspection_page, label, quantised, visible
 from charlstm.inspection.properties import of_tokens, properties
 
@@ -80,7 +80,7 @@ def test_tokens_that_are_parts_of_characters() -> None:
     tokens = np.frombuffer("é\xff€".encode() + b"\xff\xe2\x82", np.uint8)
     reading = read(model, tokenizer, tokens)
     assert reading.texts == ["", "é", "", "ÿ", "", "", "€", "\ufffd", "", "\ufffd"]
-    assert [cut(tokenizer, token) for token in (0xC3, ord("a"))] == ["<C3>", "a"]
+    assert [tokenizer.name_of(token) for token in (0xC3, ord("a"))] == ["<C3>", "a"]
 
 
 def test_what_cannot_be_read(small_run: charlstm.Run) -> None:

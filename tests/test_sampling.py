@@ -385,6 +385,9 @@ def test_draws_that_do_not_fit(ops: Ops) -> None:
         {"logit_bias": ("e=nan",)},
         {"logit_bias": {"e": math.inf}},
         {"seed": -1},
+        {"top_k": 10**24},
+        {"length": 10**24},
+        {"no_repeat_ngram": 2**63},
     ],
 )
 def test_sampling_that_cannot_be(wrong: dict[str, Any]) -> None:

@@ -19,15 +19,7 @@ from rich.console import Console
 
 from .. import __version__
 from ..errors import CharLSTMError
-from .backends import backends
-from .compare import compare
-from .evaluate import evaluate
-from .export import export
-from .generate import generate
-from .inspect import inspect
 from .options import COMMAND
-from .serve import serve
-from .train import train
 
 HELP = """Train and sample CIFG-LSTM language models on NumPy, Numba or CuPy.
 
@@ -40,11 +32,31 @@ charlstm backends --check         # does this machine compute rightly?
 ```
 """
 
-app = App(
-    name="charlstm", help=HELP, version=__version__, help_format="markdown", suppress_keyboard_interrupt=False
-)
-for command in (train, generate, evaluate, compare, inspect, export, serve, backends):
-    app.command(command)
+COMMANDS = {  # each lies in the module of its name, and begins its own help so
+    "train": "Train a language model.",
+    "generate": "Generate text from a trained model.",
+    "evaluate": "Measure how well a trained model predicts a text.",
+    "compare": "Measure several runs on one text, and set side by side what they reach, what they cost and how "
+    "they differ.",
+    "inspect": "Look inside a trained model while it reads: one HTML page, coloured by surprise or by any cell.",
+    "export": "Write a trained model for other programs, or for other people.",
+    "serve": "Serve trained models: a page to write with, and an API in OpenAI's format of completions.",
+    "backends": "Show what each backend can use on this machine, and check that it computes rightly.",
+}
+
+
+def _app(arguments: Sequence[str]) -> App:
+    """The commands; the module of one is imported when it is asked for."""
+    app = App(
+        name="charlstm",
+        help=HELP,
+        version=__version__,
+        help_format="markdown",
+        suppress_keyboard_interrupt=False,
+    )
+    for command, text in COMMANDS.items():  # a text would take the place of the command's own help
+        app.command(f"{__name__}.{command}:{command}", help=None if command in arguments else text)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,8 +75,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(format="%(message)s", handlers=[_ToStderr()])
         logging.getLogger("charlstm").setLevel(logging.INFO)
     try:
-        status = app(
-            _with_stdin(sys.argv[1:] if arguments is None else arguments),
+        status = _app(arguments)(
+            _with_stdin(arguments),
             exit_on_error=False,
             print_error=False,
             result_action="return_value",

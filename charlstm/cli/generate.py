@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,13 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..config import OnUnknown, differing
-from ..data import Tokenizer
-from ..errors import DataError, UsageError
-from ..generation import DRAWN_AT_ONCE, Completion, complete, generate_many
+from ..data import Tokenizer, read_text
+from ..data.sources import spooled_stdin
+from ..errors import UsageError
+from ..generation import DRAWN_AT_ONCE, LENGTH_PENALTY, Completion, complete, generate_many
 from ..run import Run, Which, load
 from ..sampling import SamplingConfig
 from ..wording import printable
-from .interactive import interact
+from .interactive import CHOICES, interact
 from .options import Backend, Json, Threads, Unknown, tell_unknown
 
 
@@ -32,9 +34,9 @@ def generate(
     sampling: Annotated[SamplingConfig | None, Parameter(name="*", negative=())] = None,
     samples: int = 1,
     beams: int = 0,
-    length_penalty: float = 0.6,
+    length_penalty: float = LENGTH_PENALTY,
     interactive: Annotated[bool, Parameter(negative="")] = False,
-    choices: int = 5,
+    choices: int = CHOICES,
     on_unknown: Unknown = "error",
     which: Which = "best",
     backend: Backend = "auto",
@@ -72,7 +74,8 @@ def generate(
     length_penalty
         With --beams, how much longer texts are favoured: 0 compares probabilities.
     interactive
-        Write in turns with the model: take one of the most probable tokens, type text, or let it go on.
+        Write in turns with the model: take one of the most probable tokens, type text, or let it go on. --length,
+        --stop and --regex do not go with it.
     choices
         With --interactive, how many tokens to choose from.
     which
@@ -85,6 +88,16 @@ def generate(
         raise UsageError("--samples must be at least 1, --alternatives and --beams at least 0")
     if (samples > 1) + (beams > 0) + interactive > 1:
         raise UsageError("choose one of --samples, --beams and --interactive")
+    if interactive and (json_output or prompt_file == "-"):
+        raise UsageError("--interactive reads answers from stdin and prints text: leave --json or - out")
+    drawn_as_json = json_output and not beams
+    for option, given, effective in (
+        ("--alternatives", alternatives > 0, drawn_as_json),
+        ("--length-penalty", length_penalty != LENGTH_PENALTY, beams > 0),
+        ("--choices", choices != CHOICES, interactive),
+    ):
+        if given and not effective:
+            raise UsageError(f"{option} does nothing here: --help tells what it goes with")
     loaded = load(run, backend, which=which, threads=threads)
     start = _prompt(prompt, prompt_file, loaded.tokenizer)
     tell_unknown(loaded.tokenizer, loaded.tokenizer.unknown(start), on_unknown)
@@ -131,13 +144,8 @@ def _prompt(prompt: str | None, file: str | None, tokenizer: Tokenizer) -> str:
         return prompt or ""
     if prompt is not None:
         raise UsageError("give --prompt or --prompt-file, not both")
-    raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    try:
-        return raw.decode("utf-8", tokenizer.decoding_errors)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"the prompt in {file} is not UTF-8: {error.reason} at byte {error.start:,}"
-        ) from None
+    with spooled_stdin() if file == "-" else nullcontext(file) as place:
+        return read_text(Path(place), errors=tokenizer.decoding_errors)
 
 
 def _print(prompt: str, pieces: Iterator[list[str]], seed: int, samples: int) -> None:
@@ -190,7 +198,7 @@ def _described(text: Completion, run: Run) -> dict[str, Any]:
                 "log_probability": token.log_probability,
                 "entropy": token.entropy,
                 "alternatives": [
-                    {"id": other, "text": run.tokenizer.decode([other]), "log_probability": value}
+                    {"id": other, "text": run.tokenizer.name_of(other), "log_probability": value}
                     for other, value in token.alternatives
                 ],
             }

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ..data import read_beginning
-from ..inspection import Reading, Search, cut, search
+from ..inspection import Reading, Search, search
 from ..inspection.page import inspection_page, table_lines
 from ..run import INSPECTED, MOST_INSPECTED, Run, Which, load
 from ..wording import printable, write_text
@@ -99,7 +99,7 @@ def _described(loaded: Run, reading: Reading, found: Search, output: Path | None
     names: dict[int, str] = {}
 
     def named(token: int) -> str:
-        return names.setdefault(token, cut(loaded.tokenizer, token))
+        return names.setdefault(token, loaded.tokenizer.name_of(token))
 
     rows = zip(reading.texts, reading.surprise.tolist(), reading.entropy.tolist(),
                reading.alternatives.tolist(), reading.probabilities.tolist(), strict=True)  # fmt: skip

@@ -10,17 +10,18 @@ from typing import NamedTuple
 import numpy as np
 
 from ..cifg import State
-from ..config import OnUnknown
+from ..config import OnUnknown, differing
 from ..data import Decoder
-from ..data.byte_level import ByteLevelTokenizer
-from ..errors import DataError, DivergedError, UsageError
+from ..errors import DataError, UsageError
 from ..generation import Batch, Stream
 from ..generation.reading import read
+from ..model import log_posterior, most_probable
 from ..run import Run
 from ..sampling import SamplingConfig
 from ..wording import printable
 from .options import tell_unknown
 
+CHOICES = 5  # tokens to choose from, unless told otherwise
 SHOWN = 600  # characters of the text so far that are shown
 HELP = """\
 Enter       let the model go on        a number   take that choice
@@ -34,7 +35,8 @@ some text   insert it, spaces included :i TEXT    insert what looks like a numbe
 class _Place(NamedTuple):
     """Where the writing stands after some action."""
 
-    text: str
+    added: str  # by this action
+    recent: np.ndarray  # the last tokens, as many as samplers look back
     logits: np.ndarray  # (V,): of the next token
     state: State
     decoder: Decoder
@@ -46,22 +48,25 @@ def interact(
     sampling: SamplingConfig | None = None,
     *,
     on_unknown: OnUnknown = "error",
-    choices: int = 5,
+    choices: int = CHOICES,
     tokens: int = 20,
 ) -> None:
     """Write a text in turns with a person, who answers line by line on stdin; see HELP.
 
     Before each answer the end of the text so far goes to stderr, and the `choices` most probable next
     tokens with their probabilities, those of the model at temperature 1. An empty line lets the model go
-    on with `tokens` tokens, drawn as `sampling` says, but for its length. The end of the
+    on with `tokens` tokens, drawn as `sampling` says, which has no length, stop or regex of its own. The end of the
     input or :q ends the writing, and the text, prompt included, goes to stdout; so it does after Ctrl-C.
 
-    Raises UsageError for choices or tokens below 1, DataError for a prompt as `generate` does,
+    Raises UsageError for choices or tokens below 1, and for these options; DataError for a prompt as `generate` does,
     DivergedError where logits are not finite.
     """
     if choices < 1 or tokens < 1:
         raise UsageError(f"choices and tokens must be at least 1, not {choices} and {tokens}")
     sampling = sampling if sampling is not None else SamplingConfig()
+    useless = differing(sampling).keys() & {"length", "stop", "regex"}
+    if useless:
+        raise UsageError(f"{min(useless)} does nothing where a text is written in turns")
     writing = _Writing(run, prompt, sampling, on_unknown, choices, tokens)
     _say(HELP)
     try:
@@ -99,18 +104,23 @@ class _Writing:
         if not len(ids):
             ids = np.array([self._tokenizer.start_token])
         logits, state = self._read(ids, self._model.zero_state(1))
-        self._places = [_Place(prompt, logits, state, self._tokenizer.decoder(prompt))]
+        self._places = [_Place(prompt, self._last(ids), logits, state, self._tokenizer.decoder(prompt))]
 
     def text(self) -> str:
         """All of it."""
-        place = self._places[-1]
-        return place.text + place.decoder.copy().finish()
+        return self._written() + self._places[-1].decoder.copy().finish()
+
+    def _written(self) -> str:
+        return "".join(place.added for place in self._places)
+
+    def _last(self, ids: np.ndarray) -> np.ndarray:
+        return ids[max(0, len(ids) - self._sampling.repetition_window) :]
 
     def shown(self) -> str:
         """The end of the text, and the numbered choices."""
-        place = self._places[-1]
-        end = place.text[-SHOWN:]
-        lines = ["", ("..." if len(end) < len(place.text) else "") + printable(end)]
+        text = self._written()
+        end = text[-SHOWN:]
+        lines = ["", ("..." if len(end) < len(text) else "") + printable(end)]
         for number, (token, probability) in enumerate(self._most_probable(), 1):
             lines.append(f"{number:>3}  {probability:6.1%}  {self._name(token)}")
         return "\n".join(lines) + "\n"
@@ -157,7 +167,8 @@ class _Writing:
     def _go_on(self) -> None:
         place = self._places[-1]
         sampling = replace(self._sampling, length=self._tokens)
-        stream = Stream(self._tokenizer, place.text, sampling, self._on_unknown, alternatives=0)
+        stream = Stream(self._tokenizer, "", sampling, alternatives=0)
+        stream.prompt_ids = place.recent  # what was read: text does not always give its tokens back
         stream.rng = self._rng  # goes on from turn to turn, and after an undo: something else is to come
         batch = Batch(self._model)
         logits = self._model.ops.asarray(place.logits[np.newaxis])
@@ -183,29 +194,25 @@ class _Writing:
 
     def _place(self, ids: np.ndarray, logits: np.ndarray, state: State) -> None:
         before = self._places[-1]
-        decoder = before.decoder.copy()
-        self._places.append(_Place(before.text + decoder.feed(ids), logits, state, decoder))
+        decoder, recent = before.decoder.copy(), self._last(np.concatenate((before.recent, ids)))
+        self._places.append(_Place(decoder.feed(ids), recent, logits, state, decoder))
 
     def _read(self, ids: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         """The logits (V,) and the state after tokens (N,)."""
         logits, state = read(self._model, ids, state)
-        last = self._model.ops.to_numpy(logits)[0]
-        if not np.isfinite(last).all():
-            raise DivergedError("the model's logits are not finite: its weights are unusable")
-        return last, state
+        return self._model.ops.to_numpy(logits)[0], state
 
     def _most_probable(self) -> list[tuple[int, float]]:
         """Tokens and their probabilities, the most probable first."""
-        logits = self._places[-1].logits.astype(np.float64)
-        weights = np.exp(logits - logits.max())
-        order = np.argsort(-weights, kind="stable")[: self._choices]
-        return [(int(token), float(weights[token] / weights.sum())) for token in order]
+        logarithms = log_posterior(self._places[-1].logits[np.newaxis])
+        best = most_probable(logarithms, self._choices)[0]
+        return [(int(token), float(np.exp(logarithms[0, token]))) for token in best]
 
     def _name(self, token: int) -> str:
         """What a token adds to the text, quoted; its bytes, where these are no whole character yet."""
         text = self._places[-1].decoder.copy().feed([token])
-        if isinstance(self._tokenizer, ByteLevelTokenizer) and (not text or "\ufffd" in text):
-            return repr(self._tokenizer.token_bytes()[token])
+        if not text or "\ufffd" in text:
+            text = self._tokenizer.name_of(token)
         return printable(repr(text))
 
 

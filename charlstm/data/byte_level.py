@@ -18,6 +18,10 @@ from .tokenizer import Decoder, Tokenizer
 BLOCK = 1 << 20  # tokens whose characters are counted at once
 
 
+# "surrogateescape" keeps a byte that is no text as U+DC80 to U+DCFF
+_ESCAPED = {0xDC00 + byte: f"<{byte:02X}>" for byte in range(0x80, 0x100)}
+
+
 class ByteLevelTokenizer(Tokenizer):
     """Tokens that stand for one or more bytes of UTF-8; unknown are only surrogates, which have no bytes."""
 
@@ -42,6 +46,10 @@ class ByteLevelTokenizer(Tokenizer):
     def token_bytes(self) -> list[bytes]:
         """The bytes of each token, in the order of their ids."""
         return [self._join([k]) for k in range(len(self))]
+
+    def name_of(self, token: int) -> str:
+        """A token by itself, as people read it; bytes that are no text as <C3>."""
+        return self._join([token]).decode("utf-8", "surrogateescape").translate(_ESCAPED)
 
     def characters(self, ids: np.ndarray) -> int:
         decoder = _ByteDecoder(self, self._undecodable)

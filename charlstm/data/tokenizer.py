@@ -135,6 +135,10 @@ class Tokenizer(ABC):
         """How many characters token ids (N,) decode to."""
         return len(self.decode(ids))
 
+    def name_of(self, token: int) -> str:
+        """A token by itself, as people read it."""
+        return self.decode([token])
+
     def located(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
         """The text of token ids that come in blocks (N,) and, for each token, how many characters of the
         text from the first block on are complete with it (N,)."""

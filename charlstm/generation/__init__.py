@@ -9,13 +9,13 @@ from ..config import OnUnknown
 from ..data import Tokenizer
 from ..model import CIFGModel
 from ..sampling import SamplingConfig
-from .beam import Hypothesis, beam_search
+from .beam import LENGTH_PENALTY, Hypothesis, beam_search
 from .constraints import Constraint, constraint
 from .streams import DRAWN_AT_ONCE, Batch, FinishReason, Stream, Token
 
 __all__ = [
-    "DRAWN_AT_ONCE", "Batch", "Completion", "Constraint", "FinishReason", "Hypothesis", "Stream", "Token",
-    "beam_search", "complete", "constraint", "generate", "generate_many",
+    "DRAWN_AT_ONCE", "LENGTH_PENALTY", "Batch", "Completion", "Constraint", "FinishReason", "Hypothesis", "Stream",
+    "Token", "beam_search", "complete", "constraint", "generate", "generate_many",
 ]  # fmt: skip
 
 

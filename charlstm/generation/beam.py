@@ -11,12 +11,13 @@ import numpy as np
 
 from ..config import OnUnknown
 from ..data import Decoder, Tokenizer
-from ..errors import DivergedError, UsageError
-from ..model import CIFGModel
+from ..errors import UsageError
+from ..model import CIFGModel, log_posterior
 from .constraints import Constraint
 from .reading import read
 from .stops import StopStrings
 
+LENGTH_PENALTY = 0.6  # as the paper has it, unless told otherwise
 OVER = -1  # in place of a token: the text ends before it
 
 
@@ -159,7 +160,7 @@ class _Search:
 
     def _candidates(self, live: _Beams, logits: np.ndarray, step: int) -> _Candidates:
         """Twice as many ways to go on as there are beams, since some of them may end here."""
-        logarithms = _log_softmax(logits)
+        logarithms = log_posterior(logits)
         if self._constraint is not None:
             logarithms = self._constrained(logarithms, live.states, step)
         total = (live.log_probability[:, np.newaxis] + logarithms).reshape(-1)
@@ -233,15 +234,6 @@ class _Search:
         text = stops.feed(decoder.feed(tokens[::-1]) + decoder.finish()) + stops.finish()
         finished = ended.finished or stops.stopped is not None
         return Hypothesis(text, ended.log_probability, -ended.cost, finished)
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log-probabilities of logits (B, V), in float64."""
-    if not np.isfinite(logits).all():
-        raise DivergedError("the model's logits are not finite: its weights are unusable")
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    logarithms: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logarithms
 
 
 def _largest(values: np.ndarray, most: int) -> np.ndarray:

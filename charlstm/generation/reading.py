@@ -8,7 +8,7 @@ import numpy as np
 
 from ..backends.sampling import Array
 from ..cifg import State
-from ..model import CIFGModel
+from ..model import CIFGModel, log_posterior, most_probable
 
 CHUNK = (
     256  # tokens that are read at once: more are hardly faster, and hold up for longer who draws beside them
@@ -77,9 +77,8 @@ def read(model: CIFGModel, ids: np.ndarray, state: State | None = None) -> tuple
 
 def _scored(logits: np.ndarray, following: np.ndarray, alternatives: int) -> PromptScores:
     """Scores of tokens (n,) that logits (n, V) were followed by."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    values = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    best = np.argsort(-values, axis=1, kind="stable")[:, :alternatives]
+    values = log_posterior(logits)
+    best = most_probable(values, alternatives)
     return PromptScores(
         values[np.arange(len(following)), following],
         -np.sum(np.exp(values) * values, axis=1),

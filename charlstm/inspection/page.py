@@ -13,7 +13,7 @@ import numpy as np
 
 from ..data import Tokenizer
 from ..pages import escaped, page
-from .reading import Reading, cut
+from .reading import Reading
 from .search import Cell, Finding, Search
 
 FOLDER = Path(__file__).parent
@@ -63,7 +63,7 @@ def _data(tokenizer: Tokenizer, reading: Reading, search: Search, kept: np.ndarr
     return {
         "shape": [L, H],
         "tokens": [number[token] for token in reading.tokens.tolist()],
-        "names": [label(cut(tokenizer, token)) for token in named],
+        "names": [label(tokenizer.name_of(token)) for token in named],
         "texts": reading.texts,
         "surprise": np.round(reading.surprise, 3).tolist(),
         "entropy": np.round(reading.entropy, 3).tolist(),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..data import Tokenizer
-from ..errors import DataError, DivergedError
-from ..model import CIFGModel
+from ..errors import DataError
+from ..model import CIFGModel, log_posterior, most_probable
 
 ALTERNATIVES = 5  # most probable tokens that are kept at each place
 CHUNK = 256  # time steps in one forward pass
@@ -76,33 +75,14 @@ def read(
             c[first:last, k] = model.ops.to_numpy(layer.c)[1:, 0]
         targets = ids[first + 1 : last + 1]  # the last token of all has nothing to predict
         place = slice(first, first + len(targets))
-        log_posterior = _log_posterior(model.ops.to_numpy(logits)[: len(targets), 0])
-        posterior = np.exp(log_posterior)
-        surprise[place] = -log_posterior[np.arange(len(targets)), targets] / LN2
-        entropy[place] = -(posterior * log_posterior).sum(axis=1) / LN2
-        likely[place] = _largest(posterior, K)
+        logarithms = log_posterior(model.ops.to_numpy(logits)[: len(targets), 0])
+        posterior = np.exp(logarithms)
+        surprise[place] = -logarithms[np.arange(len(targets)), targets] / LN2
+        entropy[place] = -(posterior * logarithms).sum(axis=1) / LN2
+        likely[place] = most_probable(logarithms, K)
         probabilities[place] = np.take_along_axis(posterior, likely[place], axis=1)
     texts = _texts(tokenizer, tokens)
     return Reading(ids[1:], texts, surprise, entropy, likely, probabilities, h[1:], c[1:])
-
-
-def _log_posterior(logits: np.ndarray) -> np.ndarray:
-    """The logarithm of the softmax of logits (T, V), in float64 and finite."""
-    if not np.isfinite(logits).all():
-        raise DivergedError("the model's logits are not finite: its weights are unusable")
-    shifted: np.ndarray = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted
-
-
-def _largest(posterior: np.ndarray, K: int) -> np.ndarray:
-    """The K most probable tokens of each row (T, V), best first; of equal ones that of the lowest id."""
-    left, found = posterior.copy(), np.empty((len(posterior), K), np.int64)
-    for k in range(K):
-        found[:, k] = left.argmax(axis=1)
-        np.put_along_axis(left, found[:, k : k + 1], -1.0, axis=1)
-    return found
 
 
 def _texts(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:
@@ -111,10 +91,3 @@ def _texts(tokenizer: Tokenizer, tokens: np.ndarray) -> list[str]:
     texts = [decoder.feed(tokens[k : k + 1]) for k in range(len(tokens))]
     texts[-1] += decoder.finish()
     return texts
-
-
-def cut(tokenizer: Tokenizer, token: int) -> str:
-    """A token by itself, as people read it; the bytes of a character's part as <C3>."""
-    text = tokenizer.decode(np.array([token]))
-    # "surrogateescape" keeps a byte as U+DC80 to U+DCFF
-    return re.sub("[\udc80-\udcff]", lambda byte: f"<{ord(byte[0]) - 0xDC00:02X}>", text)
