@@ -112,6 +112,12 @@ def test_the_model_stays_as_it_is(ops: Ops, rng: np.random.Generator) -> None:
     assert np.array_equal(np.asarray(ops.to_numpy(model.parameters.flat)), before)
 
 
+def test_a_finite_loss_that_is_absurd_has_diverged(rng: np.random.Generator) -> None:
+    model, tokens = model_on("numpy"), rng.integers(0, V, 300)
+    with pytest.raises(DivergedError, match="smaller --dynamic-rate"):
+        measure(model, tokens, config=dynamic(rate=1e6))
+
+
 def test_nothing_is_dropped(rng: np.random.Generator) -> None:
     tokens = rng.integers(0, V, 300)
     options = {"dropout": 0.5, "input_dropout": 0.5, "output_dropout": 0.5, "weight_drop": 0.5}
@@ -127,7 +133,8 @@ def test_what_cannot_be(rng: np.random.Generator) -> None:
         measure(model, tokens, config=dynamic("rms"))
     for options in (
         {"top_k": 0}, {"dynamic_rate": 0.0}, {"dynamic_rate": float("nan")}, {"dynamic_decay": 1.0},
-        {"dynamic_decay": -0.1}, {"dynamic_steps": 0}, {"dynamic_rule": "adam"}, {"bootstrap_seed": -1},
+        {"dynamic_decay": -0.1}, {"dynamic_steps": 0}, {"dynamic_steps": 10_001},
+        {"dynamic_rule": "adam"}, {"bootstrap_seed": -1},
     ):  # fmt: skip
         with pytest.raises(UsageError, match=next(iter(options))):
             EvaluationConfig(**options, dynamic=True)  # type: ignore[arg-type]

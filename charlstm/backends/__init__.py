@@ -11,6 +11,7 @@ from .layers import CIFGTape, LayerGradients, LayerInput
 from .ops import Ops
 from .optimizer import RULES, Update
 from .sampling import (
+    PLAIN,
     SAMPLERS,
     Array,
     Drawn,
@@ -24,8 +25,8 @@ from .sampling import (
 )
 
 __all__ = [
-    "BACKENDS", "RULES", "SAMPLERS", "Array", "CIFGTape", "Drawn", "Draws", "LayerGradients", "LayerInput", "Ops",
-    "Sampler", "Scores", "StepWeights", "Update", "check_dtype", "describe_backends", "draw", "get_ops",
+    "BACKENDS", "PLAIN", "RULES", "SAMPLERS", "Array", "CIFGTape", "Drawn", "Draws", "LayerGradients", "LayerInput",
+    "Ops", "Sampler", "Scores", "StepWeights", "Update", "check_dtype", "describe_backends", "draw", "get_ops",
     "no_constraint", "plain_draws", "unavailable",
 ]  # fmt: skip
 

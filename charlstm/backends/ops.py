@@ -30,15 +30,12 @@ from .dropout import draw_bits, threshold_and_factor
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .optimizer import RULES, Update
 from .sampling import (
-    END,
-    NOT_FINITE,
     Array,
     Drawn,
     Draws,
     StepWeights,
-    next_token,
+    draw_tokens,
     nothing_drawn,
-    score,
 )
 
 
@@ -266,17 +263,7 @@ class Ops:
         drawn = nothing_drawn(draws, logits, h, c, alternatives)
         draws = draws._replace(states=drawn.states)
         for n in range(len(drawn.tokens)):
-            rows = self.to_numpy(logits)
-            for b in np.flatnonzero(drawn.counts == n).tolist():
-                token = next_token(rows[b], draws, drawn.tokens, n, b)
-                if token == NOT_FINITE:
-                    raise FloatingPointError("logits are not finite numbers")
-                if token != END:
-                    drawn.tokens[n, b], drawn.counts[b] = token, n + 1
-                    score(rows[b], token, drawn.scores, n, b)
-                    if drawn.states[b] >= 0:
-                        drawn.states[b] = draws.next[drawn.states[b], token]
-            if not (drawn.counts > n).any():
+            if not draw_tokens(self.to_numpy(logits), draws, drawn, n):
                 break
             logits, h, c = self.stack_step(weights, self.asarray(drawn.tokens[n]), h, c)
         return drawn._replace(logits=logits, h=h, c=c)

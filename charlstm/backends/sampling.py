@@ -145,6 +145,23 @@ def nothing_drawn(draws: Draws, logits: Array, h: Array, c: Array, alternatives:
     return Drawn(tokens, counts, draws.states.copy(), scores, logits, h, c)
 
 
+def draw_tokens(logits: np.ndarray, draws: Draws, drawn: Drawn, n: int) -> bool:
+    """Draw token n of all streams that go on, from logits (B, V); whether any went on.
+
+    Takes constraints on. Raises FloatingPointError where logits are not finite.
+    """
+    for b in np.flatnonzero(drawn.counts == n).tolist():
+        token = next_token(logits[b], draws, drawn.tokens, n, b)
+        if token == NOT_FINITE:
+            raise FloatingPointError("logits are not finite numbers")
+        if token != END:
+            drawn.tokens[n, b], drawn.counts[b] = token, n + 1
+            score(logits[b], token, drawn.scores, n, b)
+            if drawn.states[b] >= 0:
+                drawn.states[b] = draws.next[drawn.states[b], token]
+    return bool((drawn.counts > n).any())
+
+
 def next_token(logits: np.ndarray, draws: Draws, tokens: np.ndarray, n: int, stream: int) -> int:
     """Token n of a stream, after logits (V,) and the tokens (N, B) so far; END, or NOT_FINITE."""
     left, state = draws.remaining[stream] - n - 1, int(draws.states[stream])

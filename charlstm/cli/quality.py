@@ -92,8 +92,7 @@ def print_text_quality(
 ) -> None:
     """Measure and print; `data` has the held-out text."""
     assert split != "train"
-    console = Console(stderr=True)
-    with console.status("reading") if console.is_terminal else _Silent() as status:
+    with Console(stderr=True).status("reading") as status:  # shows nothing where there is no terminal
         found = text_quality(
             run,
             data,
@@ -108,19 +107,6 @@ def print_text_quality(
         print(json.dumps(found.to_dict()))
         return
     _print(found, "generated" if options.generated is None else printable(options.generated.name))
-
-
-class _Silent:
-    """Tells nobody what is being done."""
-
-    def __enter__(self) -> _Silent:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def update(self, text: str) -> None:
-        pass
 
 
 def _print(found: TextQuality, name: str) -> None:

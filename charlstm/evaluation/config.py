@@ -8,6 +8,8 @@ from typing import Literal
 from ..errors import UsageError
 from ..options import check_not_negative, check_positive, check_shares, check_types, field_names
 
+MOST_STEPS = 10_000  # of dynamic evaluation
+
 
 @dataclass(frozen=True)
 class EvaluationConfig:
@@ -35,6 +37,10 @@ class EvaluationConfig:
         check_positive(self, "top_k", "dynamic_rate", "dynamic_steps")
         check_not_negative(self, "bootstrap_seed")
         check_shares(self, "dynamic_decay")
+        if self.dynamic_steps > MOST_STEPS:
+            raise UsageError(
+                f"dynamic_steps must be at most {MOST_STEPS:,}: what is learned from is held in memory"
+            )
         for name in field_names(EvaluationConfig):
             changed = getattr(self, name) != getattr(EvaluationConfig, name)
             if changed and name.startswith("dynamic_") and not self.dynamic:

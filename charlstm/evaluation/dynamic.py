@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from .config import EvaluationConfig
 PLACES = 10  # of the training text that gradient statistics are gathered from
 PIECES = 50  # that are read in a row at each of them
 DAMPING = 0.3  # of the average root mean square: the paper's epsilon
+DIVERGED = 100.0  # nats per token: no vocabulary is so large that guessing costs as much
 RATE = {"rms": 0.5, "sgd": 0.1}  # unless the configuration says otherwise
 
 
@@ -62,7 +62,7 @@ class DynamicModel:
     def learn(self, x: np.ndarray, targets: np.ndarray, state: State) -> None:
         """Change the weights by the gradient on tokens (T, B), read from a state."""
         loss, gradients, _ = self.model.loss_and_gradients(x, targets, state, state_gradients=False)
-        if not math.isfinite(loss):
+        if not loss < DIVERGED:  # be it large or no number
             raise DivergedError("dynamic evaluation has diverged: try a smaller --dynamic-rate")
         weights, step = self.model.parameters.flat, gradients.flat
         step *= self._rates

@@ -11,11 +11,11 @@ from ..model import CIFGModel
 from ..sampling import SamplingConfig
 from .beam import LENGTH_PENALTY, Hypothesis, beam_search
 from .constraints import Constraint, constraint
-from .streams import DRAWN_AT_ONCE, Batch, FinishReason, Stream, Token
+from .streams import DRAWN_AT_ONCE, Batch, FinishReason, Stream, Token, sampler_of
 
 __all__ = [
     "DRAWN_AT_ONCE", "LENGTH_PENALTY", "Batch", "Completion", "Constraint", "FinishReason", "Hypothesis", "Stream",
-    "Token", "beam_search", "complete", "constraint", "generate", "generate_many",
+    "Token", "beam_search", "complete", "constraint", "generate", "generate_many", "sampler_of",
 ]  # fmt: skip
 
 

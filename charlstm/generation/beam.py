@@ -13,7 +13,7 @@ from ..config import OnUnknown
 from ..data import Decoder, Tokenizer
 from ..errors import UsageError
 from ..model import CIFGModel, log_posterior
-from .constraints import Constraint
+from .constraints import Constraint, check_fits
 from .reading import read
 from .stops import StopStrings
 
@@ -111,11 +111,8 @@ def beam_search(
         raise UsageError(f"beam search needs at least 1 beam and 1 token, not {beams} and {length}")
     if not (math.isfinite(length_penalty) and length_penalty >= 0):
         raise UsageError(f"length_penalty must be a number from 0 on, not {length_penalty}")
-    if constraint is not None and constraint.distance[0] > length:
-        raise UsageError(
-            f"a match of the regular expression takes {constraint.distance[0]} tokens or more: "
-            f"allow for them with --length, which is {length}"
-        )
+    if constraint is not None:
+        check_fits(constraint, length)
     ids = tokenizer.encode(prompt, on_unknown)
     watch = _Watch(tokenizer.decoder(prompt), StopStrings(stop))
     search = _Search(beams, length, length_penalty, constraint, watch if len(stop) else None)

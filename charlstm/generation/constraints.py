@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,15 @@ class Constraint(NamedTuple):
     """(S,) int32: the fewest tokens that make a whole match of it; 0 where it is one."""
 
 
+def check_fits(made: Constraint, length: int) -> None:
+    """Raise UsageError where a match takes more tokens than that."""
+    if made.distance[0] > length:
+        raise UsageError(
+            f"a match of the regular expression takes {made.distance[0]} tokens or more: allow for them with "
+            f"--length, which is {length}"
+        )
+
+
 def constraint(pattern: str, tokenizer: Tokenizer, prompt: str = "") -> Constraint:
     """The texts that match a regular expression as a whole (`re.fullmatch`), token by token.
 
@@ -39,9 +49,17 @@ def constraint(pattern: str, tokenizer: Tokenizer, prompt: str = "") -> Constrai
     end within a character, but have to make well-formed UTF-8. Syntax, flags and
     character classes are those of `re`; see `expressions.automaton` for what is left out.
 
+    The last few are kept, for samples that share theirs.
+
     Raises UsageError for an expression that cannot be read or followed, is too large (`expressions.MAX_STATES`
     states, MAX_ENTRIES entries of `next`), or that no text matches: none at all, or none of this vocabulary.
     """
+    # of a prompt only its end matters, and that among words
+    return _made(pattern, tokenizer, prompt[-1:] if isinstance(tokenizer, WordTokenizer) else "")
+
+
+@lru_cache(maxsize=4)
+def _made(pattern: str, tokenizer: Tokenizer, prompt: str) -> Constraint:
     characters = automaton(pattern)
     if not _reaches_final(characters.next, characters.final)[0]:
         raise UsageError(f"the regular expression {shown(pattern)} matches no text at all")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from ..data import Tokenizer
 from ..errors import DivergedError, UsageError
 from ..model import CIFGModel
 from ..sampling import SamplingConfig
-from .constraints import Constraint, constraint
+from .constraints import Constraint, check_fits, constraint
 from .reading import CHUNK, PromptScores, Reading
 from .stops import StopStrings
 
@@ -76,12 +75,7 @@ class Stream:
 
     @property
     def sampler(self) -> Sampler:
-        s = self.sampling
-        looks_back = s.repetition_penalty != 1 or s.no_repeat_ngram > 0
-        return Sampler(
-            s.top_k, s.top_p, s.typical, s.min_p, s.repetition_penalty, s.no_repeat_ngram,
-            min(s.repetition_window, len(self.prompt_ids) + s.length) if looks_back else 0, s.redraw,
-        )  # fmt: skip
+        return sampler_of(self.sampling, len(self.prompt_ids) + self.sampling.length)
 
     def uniforms(self, count: int, numbers: int) -> np.ndarray:
         """Numbers in [0, 1) for the next draws, (count, numbers), the same however they are split into calls."""
@@ -162,6 +156,16 @@ class Stream:
             self.prompt_tokens.append(Token(token, decoder.feed([token]), own, entropy, alternatives))
 
 
+def sampler_of(sampling: SamplingConfig, longest: int) -> Sampler:
+    """What `draw` needs of a sampling, for a text of at most so many tokens."""
+    s = sampling
+    looks_back = s.repetition_penalty != 1 or s.no_repeat_ngram > 0
+    return Sampler(
+        s.top_k, s.top_p, s.typical, s.min_p, s.repetition_penalty, s.no_repeat_ngram,
+        min(s.repetition_window, longest) if looks_back else 0, s.redraw,
+    )  # fmt: skip
+
+
 def _bias(tokenizer: Tokenizer, sampling: SamplingConfig) -> np.ndarray | None:
     """What is added to the logits (V,), if anything."""
     if not sampling.biases:
@@ -177,17 +181,11 @@ def _bias(tokenizer: Tokenizer, sampling: SamplingConfig) -> np.ndarray | None:
     return bias
 
 
-_made = lru_cache(maxsize=16)(constraint)  # samples of one prompt share theirs
-
-
 def _constraint(tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig) -> Constraint | None:
     if sampling.regex is None:
         return None
-    made = _made(sampling.regex, tokenizer, prompt)
-    if made.distance[0] > sampling.length:
-        raise UsageError(
-            f"regex {sampling.regex!r} needs {made.distance[0]} tokens at least: length is {sampling.length}"
-        )
+    made = constraint(sampling.regex, tokenizer, prompt)
+    check_fits(made, sampling.length)
     return made
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..backends import PLAIN, Sampler, draw
 from ..errors import DataError
 from .texts import codes
 
@@ -109,19 +110,19 @@ class KneserNey:
         return found
 
     def sample(
-        self, count: int, length: int, rng: np.random.Generator, temperature: float = 1.0
+        self,
+        count: int,
+        length: int,
+        rng: np.random.Generator,
+        temperature: float = 1.0,
+        sampler: Sampler = PLAIN,
     ) -> list[str]:
-        """So many texts of one length, drawn side by side; at temperature 0 the most probable characters."""
+        """So many texts of one length, drawn side by side as `charlstm.backends.draw` draws from a model."""
         ids, drawn = self._beginning(count), np.empty((count, length), np.int64)
         for n in range(length):
-            p = self._posteriors(ids)
-            uniform = rng.random((count, 1))
-            if temperature == 0:
-                drawn[:, n] = p.argmax(axis=1)
-            else:
-                with np.errstate(under="ignore"):
-                    sums = np.cumsum((p / p.max(axis=1, keepdims=True)) ** (1 / temperature), axis=1)
-                drawn[:, n] = np.minimum((sums <= uniform * sums[:, -1:]).sum(axis=1), p.shape[1] - 1)
+            uniforms, before = rng.random((count, 2)), drawn[:, max(0, n - sampler.window) : n]
+            for k, row in enumerate(np.log(self._posteriors(ids))):
+                drawn[k, n] = draw(row, sampler, temperature, uniforms[k], before[k])
             ids = self._read(ids, drawn[:, n])
         return [self._codes[row].tobytes().decode("utf-32-le", "surrogatepass") for row in drawn]
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..data import Corpus, Tokenizer
 from ..errors import CheckpointError, DataError, UsageError
+from ..generation import sampler_of
 from ..options import from_dict
 from ..run import Run
 from ..sampling import SamplingConfig
@@ -123,8 +124,9 @@ def text_quality(
     data       whose part `split` was not trained on (`run.corpus` reads one); the run's own unless given. As much of
                it is measured as is generated, and as much again is what all three are compared with: so
                `characters` become fewer where it is short
-    sampling   keywords of `SamplingConfig`, but for length, stop and regex. The n-gram model draws at the same
-               temperature (at the mean of several), since much of what is measured depends on it
+    sampling   keywords of `SamplingConfig`, but for length, stop and regex. The n-gram model draws with
+               the same samplers, at the same temperature (at the mean of several), since much of what is measured
+               depends on them; a logit bias is the model's alone
     tell       hears what is being done
 
     Texts are measured in pieces of 1,000 characters, each generated one from a seed of its own.
@@ -155,7 +157,8 @@ def text_quality(
     counted = "".join(_decoded(run.tokenizer, own.train[-COUNTED:]))[-COUNTED:]
     ngrams = KneserNey(counted, min(ORDER, len(counted)), also=real)
     temperature = float(np.mean(config.temperatures))
-    floor = ngrams.sample(len(texts), size, np.random.default_rng(config.seed), temperature)
+    rng = np.random.default_rng(config.seed)
+    floor = ngrams.sample(len(texts), size, rng, temperature, sampler_of(config, size))
     columns = [texts, cut(real, size, len(texts)), floor]
     figures = _measured(columns, cut(real[half:], size, len(texts)), run.tokenizer, own, copied_from, tell)
     tell("predicting held-out text")
