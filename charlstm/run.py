@@ -9,8 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from . import checkpoint, pretrained
 from .backends import Ops
 from .card import Card, Figure
@@ -157,21 +155,20 @@ class Run:
         if windows:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
-        training = self._training_text(corpus) if config.dynamic and config.dynamic_rule == "rms" else None
+        training = None
+        if config.dynamic and config.dynamic_rule == "rms":
+            why = "gradient statistics need the text that the model was trained on (--dynamic-rule sgd does without)"
+            training = self.own_corpus(corpus, why).train
         return joined(
             [measure(self.model, part, self.tokenizer, config, training=training) for part in parts]
         )
 
-    def _training_text(self, corpus: Corpus) -> np.ndarray:
-        """What the model was trained on, be it that corpus or another (N,)."""
+    def own_corpus(self, corpus: Corpus | None, why: str) -> Corpus:
+        """What the model was trained on, be it that corpus or another; DataError, with `why`, where it is missing."""
         try:
-            own = corpus if corpus.sha256 == self.trained_on() else self.corpus()
+            return corpus if corpus is not None and corpus.sha256 == self.trained_on() else self.corpus()
         except (CheckpointError, DataError) as error:
-            raise DataError(
-                f"gradient statistics need the text that the model was trained on (--dynamic-rule sgd does "
-                f"without): {error}"
-            ) from None
-        return own.train
+            raise DataError(f"{why}: {error}") from None
 
     def inspect(
         self, text: str | None = None, *, length: int = INSPECTED, on_unknown: OnUnknown | None = None

@@ -200,7 +200,7 @@ class Batch:
         self._logits = model.ops.empty((0, model.output_size), model.parameters.flat.dtype)
         self._state = model.zero_state(0)
         self._past = np.empty((0, 0), np.int64)
-        self._automata = _Automata((), model.output_size)
+        self._settings = _Settings((), model.output_size)
 
     def __len__(self) -> int:
         """How many streams take part, or wait for their prompts to be read."""
@@ -260,7 +260,7 @@ class Batch:
         for b, stream in enumerate(streams):
             number = int(drawn.counts[b])
             ended = number < min(len(drawn.tokens), stream.remaining)
-            state = int(drawn.states[b]) - self._automata.starts.get(id(stream.constraint), 0)
+            state = int(drawn.states[b]) - self._settings.start(stream)
             scores = None if stream.alternatives is None else drawn.scores
             texts[stream] = stream.take(drawn.tokens[:number, b], ended, state, scores, b)
         past = np.concatenate((self._past, drawn.tokens.T), axis=1)
@@ -280,7 +280,7 @@ class Batch:
         self.streams = self.streams + [stream for stream, _, _ in new]
         window = max((stream.sampler.window for stream in self.streams), default=0)
         self._past = np.array([_last(tokens, window) for tokens in past], np.int64).reshape(len(past), window)
-        self._automata = _Automata(self.streams, self._model.output_size)
+        self._settings = _Settings(self.streams, self._model.output_size)
 
     def _read_on(self) -> list[Stream]:
         """Read some of the prompts, each a chunk at a time and in turn; the streams whose prompts were read."""
@@ -301,22 +301,16 @@ class Batch:
         return [stream for stream, _ in ready]
 
     def _draws(self, count: int) -> Draws:
-        streams, V = self.streams, self._model.output_size
-        numbers = 2 if any(stream.sampling.redraw for stream in streams) else 1
-        biases = [stream.bias for stream in streams]
-        some = any(bias is not None for bias in biases)
+        streams, settings = self.streams, self._settings
+        numbers = 2 if settings.samplers["redraw"].any() else 1
         return Draws(
             np.stack([stream.uniforms(count, numbers) for stream in streams], axis=1),
             np.stack([stream.temperatures(count) for stream in streams], axis=1),
-            np.array([tuple(stream.sampler) for stream in streams], SAMPLERS),
-            np.stack([np.zeros(V) if bias is None else bias for bias in biases])
-            if some
-            else np.empty((0, V)),
+            settings.samplers,
+            settings.bias,
             self._past,
-            *self._automata.tables,
-            np.array(
-                [stream.state + self._automata.starts.get(id(stream.constraint), 0) for stream in streams]
-            ),
+            *settings.automata,
+            np.array([stream.state + settings.start(stream) for stream in streams]),
             np.array([stream.remaining for stream in streams]),
         )
 
@@ -330,25 +324,35 @@ class Batch:
         ids = self._model.ops.asarray(left)
         self._logits = xp.take(self._logits, ids, axis=0)
         self._state = State(*(xp.take(part, ids, axis=1) for part in self._state))
-        self._automata = _Automata(self.streams, self._model.output_size)
+        self._settings = _Settings(self.streams, self._model.output_size)
 
 
-class _Automata:
-    """The constraints of all streams as one automaton: `Draws.next`, `distance` and `final`."""
+class _Settings:
+    """What of the draws stays the same as long as the streams do."""
 
     def __init__(self, streams: Sequence[Stream], V: int) -> None:
-        distinct = {id(stream.constraint): stream.constraint for stream in streams if stream.constraint}
-        self.starts: dict[int, int] = {}
-        tables = [no_constraint(V)]
-        size = 0
-        for key, each in distinct.items():
-            self.starts[key] = size
-            tables.append(
-                (np.where(each.next < 0, -1, each.next + np.int32(size)), each.distance, each.final)
-            )
+        self.samplers = np.array([tuple(stream.sampler) for stream in streams], SAMPLERS)
+        biases = [stream.bias for stream in streams]
+        self.bias = np.empty((0, V))
+        if any(bias is not None for bias in biases):
+            self.bias = np.stack([np.zeros(V) if bias is None else bias for bias in biases])
+        self._starts: dict[int, int] = {}
+        self.automata = self._joined([stream.constraint for stream in streams if stream.constraint], V)
+
+    def start(self, stream: Stream) -> int:
+        """Where the states of a stream's constraint begin among those of all."""
+        return self._starts.get(id(stream.constraint), 0)
+
+    def _joined(self, constraints: Sequence[Constraint], V: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The constraints as one automaton: `Draws.next`, `distance` and `final`."""
+        tables, size = [no_constraint(V)], 0
+        for key, each in {id(made): made for made in constraints}.items():
+            self._starts[key] = size
+            after = np.where(each.next < 0, -1, each.next + np.int32(size))
+            tables.append((after, each.distance, each.final))
             size += len(each.final)
-        next_, distance, final = (np.concatenate(parts) for parts in zip(*tables, strict=True))
-        self.tables = next_.astype(np.int32), distance.astype(np.int64), final.astype(np.bool_)
+        after, distance, final = (np.concatenate(parts) for parts in zip(*tables, strict=True))
+        return after.astype(np.int32), distance.astype(np.int64), final.astype(np.bool_)
 
 
 def _last(tokens: np.ndarray, count: int) -> np.ndarray:

@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..data import Corpus, Tokenizer
-from ..errors import CheckpointError, DataError, UsageError
+from ..errors import DataError, UsageError
 from ..generation import sampler_of
 from ..options import from_dict
-from ..run import Run
+from ..run import Run, parts_of
 from ..sampling import SamplingConfig
 from .copying import copying
 from .figures import (
@@ -136,8 +136,8 @@ def text_quality(
     """
     sacrebleu_metrics()
     config = _checked(characters, copied_from, sampling)
-    own = _own(run, data)
-    data, part = _held_out(own if data is None else data, split, own, max(PREDICTED, 2 * characters))
+    own = run.own_corpus(data, "text is compared with what the model was trained on")
+    data, part = _held_out(run, own if data is None else data, split, own, max(PREDICTED, 2 * characters))
     tokens = getattr(data, part)
     real = "".join(_decoded(run.tokenizer, tokens))
     half = len(real) // 2
@@ -168,14 +168,6 @@ def text_quality(
     return TextQuality(*figures, copied_from, size * len(texts), temperature, bits)
 
 
-def _own(run: Run, data: Corpus | None) -> Corpus:
-    """What the run was trained on, be it that corpus or another."""
-    try:
-        return data if data is not None and data.sha256 == run.trained_on() else run.corpus()
-    except (CheckpointError, DataError) as error:
-        raise DataError(f"text is compared with what the model was trained on: {error}") from None
-
-
 def _checked(characters: int, copied_from: int, sampling: dict[str, Any]) -> SamplingConfig:
     if characters < PIECE:
         raise UsageError(f"at least {PIECE:,} characters are measured, not {characters:,}")
@@ -193,7 +185,7 @@ def _checked(characters: int, copied_from: int, sampling: dict[str, Any]) -> Sam
 
 
 def _held_out(
-    corpus: Corpus, split: HeldOut, own: Corpus, most: int
+    run: Run, corpus: Corpus, split: HeldOut, own: Corpus, most: int
 ) -> tuple[Corpus, Literal["val", "test"]]:
     """A corpus, and which of its parts holds the text to compare with: its first tokens, `most` of them."""
     if split not in ("val", "test", "all") or (split == "all" and corpus.sha256 == own.sha256):
@@ -203,8 +195,7 @@ def _held_out(
     part = "val" if split == "all" else split
     tokens = getattr(corpus, part)
     if split == "all":
-        parts = (corpus.train, corpus.val, corpus.test) if corpus.whole is None else (corpus.whole,)
-        tokens = np.concatenate([each[:most] for each in parts])
+        tokens = np.concatenate([each[:most] for each in parts_of(corpus, run.data_config, "all")])
     if len(tokens) < 2:
         raise DataError(
             f"{corpus.name} has no part {split} that was held out of training: name a text, --data FILE --split all"
