@@ -6,19 +6,24 @@ import numpy as np
 from numba import njit
 
 from .compiling import OPTIONS, kernel
+from .elementwise import LOWEST64, exp
 
 END = -1  # both as in charlstm.backends.sampling
 NOT_FINITE = -2
 RANKED = 256  # candidates that are sorted by counting; of more a heap gives the first ones
+AT_ONCE = 32  # numbers that a turn of a loop takes at most: what is left over is slow
 
 
 @kernel
 def room(V):
-    """What `draw` works in: values, weights and keys, and integers: an order, a spare one, marks; all (V+1,)."""
+    """What `draw` works in: values, weights and keys, and integers: an order, a spare one, marks.
+
+    All (V+1,), but for the keys, which `_rank` fills up.
+    """
     return (
         np.empty(V + 1),
         np.empty(V + 1),
-        np.empty(V + 1),
+        np.empty(V + AT_ONCE),
         np.empty(V + 1, np.int64),
         np.empty(V + 1, np.int64),
         np.zeros(V + 1, np.int64),
@@ -61,22 +66,20 @@ def draw(logits, sampler, temperature, uniforms, recent, bias, allowed, ends, ro
     if temperature == 0:
         return END if outside > top else best
     top = max(top, outside)
-    if masked:
-        for v in range(V):
-            weights[v] = np.exp((weights[v] - top) / temperature)
-    else:
-        for v in range(V):
-            weights[v] = np.exp((values[v] - top) / temperature)
     if ends:
         count = V + 1
         weights[V] = 0
         for v in range(V):
             if not allowed[v]:
                 weights[V] += np.exp((values[v] - top) / temperature)
-    if 0 < sampler.top_k < count or sampler.top_p < 1 or sampler.typical < 1 or sampler.min_p > 0:
-        _cut(
-            weights[:count], sampler.top_k, sampler.top_p, sampler.typical, sampler.min_p, keys, order, spare
-        )
+        values[V] = np.log(weights[V])
+    if masked:
+        for v in range(V):
+            values[v] = weights[v]
+    for v in range(V):
+        values[v] = (values[v] - top) / temperature
+        weights[v] = exp(values[v]) if values[v] >= LOWEST64 else 0.0
+    _cut(weights[:count], values, sampler, keys, order, spare)
     token = _at(weights[:count], uniforms[0])
     if sampler.redraw:
         best = 0
@@ -125,51 +128,51 @@ def _mask(values, allowed, marks, mark, weights):
 
 
 @njit(**OPTIONS)
-def _cut(weights, top_k, top_p, typical, min_p, keys, order, spare):
-    """Set to 0 the weights that the options leave out."""
-    count = kept = weights.shape[0]
-    for v in range(count):
-        order[v] = v
-    if 0 < top_k < count or top_p < 1:
-        for v in range(count):
-            keys[v] = weights[v]
-        kept = _first(weights, keys, order, spare, count, top_k if top_k else count, top_p)
-    if typical < 1:
-        total, entropy = 0.0, 0.0
-        for k in range(kept):
+def _cut(weights, logarithms, sampler, keys, order, spare):
+    """Set to 0 the weights that the sampler leaves out."""
+    V = weights.shape[0]
+    if 0 < sampler.top_k < V or sampler.top_p < 1:
+        count = _left(weights, order)
+        for k in range(count):
+            keys[k] = weights[order[k]]
+        _keep(weights, keys, order, spare, count, sampler.top_k if sampler.top_k else V, sampler.top_p)
+    if sampler.typical < 1:
+        count, total, entropy = _left(weights, order), 0.0, 0.0
+        for k in range(count):
             total += weights[order[k]]
         log_total = np.log(total)
-        for k in range(kept):
-            weight = weights[order[k]]
-            keys[k] = log_total - np.log(weight)
-            if weight > 0:
-                entropy += weight / total * keys[k]
-        for k in range(kept):
+        for k in range(count):
+            keys[k] = log_total - logarithms[order[k]]
+            entropy += weights[order[k]] / total * keys[k]
+        for k in range(count):
             keys[k] = -abs(keys[k] - entropy)
-        kept = _first(weights, keys, order, spare, kept, kept, typical)
-    if min_p > 0:
+        _keep(weights, keys, order, spare, count, count, sampler.typical)
+    if sampler.min_p > 0:
         largest = 0.0
-        for k in range(kept):
-            largest = max(largest, weights[order[k]])
-        for k in range(kept):
-            if weights[order[k]] < min_p * largest:
-                weights[order[k]] = 0
-    if kept < count:
-        for k in range(kept):
-            keys[k] = weights[order[k]]
-        for v in range(count):
-            weights[v] = 0
-        for k in range(kept):
-            weights[order[k]] = keys[k]
+        for v in range(V):
+            largest = max(largest, weights[v])
+        for v in range(V):
+            if weights[v] < sampler.min_p * largest:
+                weights[v] = 0
 
 
 @njit(**OPTIONS)
-def _first(weights, keys, order, spare, count, most, share):
-    """Bring to the front of `order` the largest keys[k], those of weights[order[k]], for k below count.
+def _left(weights, order):
+    """Bring to the front of `order` the tokens that can still be drawn; their number."""
+    count = 0
+    for v in range(weights.shape[0]):
+        order[count] = v
+        count += weights[v] > 0
+    return count
 
-    At most so many, and of these as many as hold the share of their weights; their number is returned.
+
+@njit(**OPTIONS)
+def _keep(weights, keys, order, spare, count, most, share):
+    """Set to 0 all weights but some: those of the tokens order[k] with the largest keys[k], k below count.
+
+    At most so many, and of these the first that hold the share of their weights.
     """
-    total, limited = 0.0, most < count
+    limited, total = most < count, 0.0
     for k in range(count):
         total += weights[order[k]]
     most = min(most, count)
@@ -177,31 +180,42 @@ def _first(weights, keys, order, spare, count, most, share):
         _rank(keys, order, spare, count)
     else:
         most = _take_from_heap(weights, keys, order, spare, count, most, np.inf if limited else share * total)
-    if share >= 1:
-        return most
-    if limited:  # the share is one of what `most` leaves
-        total = 0.0
-        for k in range(most):
-            total += weights[order[k]]
-    mass, kept = 0.0, 0
-    while mass < share * total and kept < most:
-        mass += weights[order[kept]]
-        kept += 1
-    return kept
+    kept = most
+    if share < 1:
+        if limited:  # the share is one of what `most` leaves
+            total = 0.0
+            for k in range(most):
+                total += weights[order[k]]
+        mass, kept = 0.0, 0
+        while mass < share * total and kept < most:
+            mass += weights[order[kept]]
+            kept += 1
+    for k in range(kept):
+        keys[k] = weights[order[k]]
+    for v in range(weights.shape[0]):
+        weights[v] = 0
+    for k in range(kept):
+        weights[order[k]] = keys[k]
 
 
 @njit(**OPTIONS)
 def _rank(keys, order, spare, count):
-    """Sort `order` by keys, the largest first, of equal ones the first token.
+    """Sort `order`, tokens that ascend, by their keys, the largest first, of equal ones the first token.
 
     By counting what precedes each: nothing for a processor to guess, and whole vectors at a time.
     """
+    padded = (count + AT_ONCE - 1) // AT_ONCE * AT_ONCE
+    for k in range(count, padded):
+        keys[k] = -np.inf
     for k in range(count):
-        key, token, rank = keys[k], order[k], 0
-        for other in range(count):
-            tied = (keys[other] == key) & (order[other] < token)
-            rank += np.int64((keys[other] > key) | tied)
-        spare[rank] = token
+        spare[k] = -1
+    for k in range(count):
+        key, rank = keys[k], 0
+        for other in range(padded):
+            rank += np.int64(keys[other] > key)
+        while spare[rank] >= 0:  # the place of an equal one
+            rank += 1
+        spare[rank] = order[k]
     for k in range(count):
         order[k] = spare[k]
 
