@@ -38,7 +38,8 @@ def torch_network(shape: Shape) -> Any:
     return Network()
 
 
-def torch_train_step(shape: Shape) -> Callable[[], None]:
+def torch_train_step(shape: Shape, bfloat16: bool = False) -> Callable[[], None]:
+    """With `bfloat16`, forward and loss run under autocast, as PyTorch's guide has it."""
     import torch
 
     network = torch_network(shape)
@@ -48,9 +49,10 @@ def torch_train_step(shape: Shape) -> Callable[[], None]:
 
     def run() -> None:
         nonlocal state
-        logits, state = network(x, state)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits, state = network(x, state)
+            loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY), y.reshape(-1))
         state = tuple(part.detach() for part in state)
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, VOCABULARY), y.reshape(-1))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -13,26 +13,29 @@ from numba import njit
 
 from .compiling import OPTIONS, kernel
 from .cpu import exp, reordered_sum
-from .products import VECTORS, add_columns, add_rows, pack_columns, pack_panel
+from .products import VECTORS, add_columns, add_rows, left_rows, pack_columns, pack_panel
+from .vectors import per_number
 
 PANELS = 8  # in a block of a large vocabulary: its logits, weights and gradients fit the second-level cache
 
 
 @njit(**OPTIONS)
-def _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, totals, scores):
+def _exponentials(left, left_at, W, bias, targets, first, count, symbol, block, largest, totals, scores):
     """One block of the vocabulary, from `symbol` on, for `count` rows: block becomes exp(logit - largest).
 
+    left and left_at: the rows, as from `left_rows`; W: weight in panels.
     largest and totals, of each row, take in the block; scores[k] is the target's logit, if it is in it.
     Numbers of the block beyond the vocabulary become 0.
     """
-    H, width = rows.shape[1], VECTORS * W.shape[3]
+    width = VECTORS * W.shape[3]
     some, panel = min(block.shape[1], bias.shape[0] - symbol), symbol // width
     for k in range(count):  # element by element: to assign a whole row takes seconds more to compile
         for v in range(some):
             block[k, v] = bias[symbol + v]
         for v in range(some, block.shape[1]):
             block[k, v] = 0
-    add_rows(rows, first * H, H, W[panel : panel + (some + width - 1) // width], block, 0, count, 1)
+    panels = W[panel : panel + (some + width - 1) // width]
+    add_rows(left, left_at, left.shape[1], panels, block, 0, count, 1)
     for k in range(count):
         row, target = block[k, :some], targets[first + k] - symbol
         if 0 <= target < some:
@@ -51,18 +54,20 @@ def _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, 
 
 
 @kernel
-def loss(rows, W, bias, targets, weights, block, start, stop):
+def loss(rows, W, bias, targets, weights, block, low, start, stop):
     """The loss of rows `start` to `stop` and their largest posteriors, summed with weights (N,).
 
-    rows (N, H); W: weight (H, V) in panels; bias (V,); block is room for some rows of a block of logits.
+    rows (N, H); W: weight (H, V) in panels; bias (V,); block is room for some rows of a block of logits, low that
+    for as many rows which `left_rows` asks for, or None.
     """
     total, confidence = 0.0, 0.0
     piece = block.shape[0]
     largest, totals, scores = np.empty((3, piece), block.dtype)
     for first in range(start, stop, piece):
         count = min(piece, stop - first)
+        left, left_at = left_rows(rows, first, 0, count, low, 0)
         for symbol in range(0, bias.shape[0], block.shape[1]):
-            _exponentials(rows, W, bias, targets, first, count, symbol, block, largest, totals, scores)
+            _exponentials(left, left_at, W, bias, targets, first, count, symbol, block, largest, totals, scores)
         for k in range(count):
             weight = np.float64(weights[first + k])
             total += weight * (np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k]))
@@ -102,6 +107,8 @@ def gradients(
     blocks,
     columns,
     panels,
+    low,
+    low_block,
     scale,
     smoothing,
     transposed,
@@ -113,7 +120,8 @@ def gradients(
     Gradients are those of that sum, its targets smoothed, times `scale`. rows (N, H); W: weight
     (H, V) in panels, WT: blocks of its transpose in panels; dW (H, V), or (V, H) if `transposed`. Room:
     blocks (V / width, piece, width) for logits, columns (H or width / ROWS, piece, ROWS) for what is left
-    in the product that gives dW, panels (1 or all of H, piece, 3, lanes) for what is right in it.
+    in the product that gives dW, panels (1 or all of H, piece, 3, lanes) for what is right in it; low and low_block, for
+    `piece` rows and as many of a block, are what `left_rows` asks for, or None.
     """
     (piece, width), H, V, total = blocks.shape[1:], rows.shape[1], bias.shape[0], 0.0
     step = VECTORS * panels.shape[3]
@@ -121,8 +129,12 @@ def gradients(
     largest, totals, scores, shares = np.empty((4, piece), blocks.dtype)
     for first in range(start, stop, piece):
         count = min(piece, stop - first)
+        depth = (count + per_number(panels) - 1) // per_number(panels)
+        left, left_at = left_rows(rows, first, 0, count, low, 0)
         for n in range(blocks.shape[0]):
-            _exponentials(rows, W, bias, targets, first, count, n * width, blocks[n], largest, totals, scores)
+            _exponentials(
+                left, left_at, W, bias, targets, first, count, n * width, blocks[n], largest, totals, scores
+            )
             for k in range(count):
                 tops[n, k] = largest[k]
         for k in range(count):
@@ -131,7 +143,7 @@ def gradients(
             shares[k] = scale * weights[first + k]
         if transposed:
             for n in range(panels.shape[0]):
-                pack_panel(rows, first, count, n * step, panels, n)
+                pack_panel(rows, first, count, n * step, panels, n, 0)
         else:
             pack_columns(rows, first, count, columns, 0, columns.shape[0], 0)
         for n in range(blocks.shape[0]):
@@ -140,17 +152,18 @@ def gradients(
             _posteriors(
                 block, some, count, targets, first, symbol, tops[n], largest, totals, shares, smoothing, V
             )
-            add_rows(block, 0, width, WT[n], drows, first * H, count, min(n, 1))
+            left, left_at = left_rows(block, 0, 0, count, low_block, 0)
+            add_rows(left, left_at, left.shape[1], WT[n], drows, first * H, count, min(n, 1))
             if transposed:
                 pack_columns(block, 0, count, columns, 0, columns.shape[0], 0)
                 groups = (some + columns.shape[2] - 1) // columns.shape[2]
                 for m in range(panels.shape[0]):
                     into = dW[symbol : symbol + some]
-                    add_columns(columns, panels[m : m + 1], count, into, m * step, 0, groups)
+                    add_columns(columns, panels[m : m + 1], depth, into, m * step, 0, groups)
             else:
                 for column in range(0, some, step):
-                    pack_panel(block, 0, count, column, panels, 0)
-                    add_columns(columns, panels, count, dW, symbol + column, 0, columns.shape[0])
+                    pack_panel(block, 0, count, column, panels, 0, 0)
+                    add_columns(columns, panels, depth, dW, symbol + column, 0, columns.shape[0])
             sums = db[symbol : symbol + some]
             for k in range(count):
                 for v in range(some):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from .compiling import OPTIONS, kernel
 from .tiles import ROWS, add_products, zeros
-from .vectors import INT, at, copy_numbers, copy_vector, lanes_of, switch, transpose_block
+from .vectors import INT, at, lanes_of, pack_numbers, pack_vector, per_number, round_vector, switch, transpose_block
 
 VECTORS = 3  # of columns in a tile
 HEIGHTS = [n for n in (8, 4, 2, 1) if n <= ROWS]  # rows of a tile: each costs time to compile
@@ -28,7 +28,7 @@ def _make_tile(transposed: bool):
 
         def generate(context, builder, signature, values):
             rows, columns, depth, a, stride, panel, c, c_stride, accumulate = values
-            lanes = lanes_of(builder, signature.args[3])
+            lanes, packed = (lanes_of(builder, signature.args[k]) for k in (6, 5))
             one = ir.Constant(INT, 1)
             row_stride, k_stride = (one, stride) if transposed else (stride, one)
 
@@ -46,9 +46,8 @@ def _make_tile(transposed: bool):
                     for v in each:
                         lanes.prefetch(result(r, v), True)
                 inputs = [lanes.offset(a, builder.mul(row_stride, ir.Constant(INT, r))) for r in range(count)]
-                sums = add_products(
-                    lanes, zeros(lanes, count, vectors), inputs, panel, depth, k_stride, VECTORS
-                )
+                sums = zeros(lanes, count, vectors)
+                sums = add_products(lanes, sums, inputs, panel, depth, k_stride, VECTORS, of=packed)
                 for r in range(count):
                     for v in each:
                         total = lanes.add(sums[r][v], lanes.load(result(r, v), old[v]))
@@ -135,32 +134,72 @@ def add_columns(columns, panel, depth, out, column, start, stop):
 def pack_columns(a, first, count, columns, start, stop, k):
     """Rows `first` to `first + count` of a (..., M) as the steps from k on of groups `start` to `stop`.
 
-    `columns` (M / ROWS, K, ROWS) holds ROWS columns of a in each group.
+    `columns` (M / ROWS, K, ROWS) holds ROWS columns of a in each group, or pairs.
     """
-    M, K = a.shape[-1], columns.shape[1]
+    M, K, per = a.shape[-1], columns.shape[1], per_number(columns)
     for group in range(start, stop):
         column = group * ROWS
-        for n in range(count):
-            source, target = (first + n) * M + column, (group * K + k + n) * ROWS
+        for n in range(0, count, per):
+            source, target = (first + n) * M + column, (group * K + k + n // per) * ROWS
             if column + ROWS <= M:
-                copy_numbers(at(a, source), at(columns, target), ROWS)
+                pack_numbers(at(a, source), M, count - n, at(columns, target), ROWS)
             else:
                 for m in range(M - column):
-                    copy_numbers(at(a, source + m), at(columns, target + m), 1)
+                    pack_numbers(at(a, source + m), M, count - n, at(columns, target + m), 1)
 
 
 @njit(**OPTIONS)
-def pack_panel(B, first, depth, column, panels, block):
-    """Rows `first` to `first + depth` of B (K, N), columns from `column` on, as a panel."""
-    (vectors, lanes), N = panels.shape[2:], B.shape[1]
-    for k in range(depth):
+def pack_panel(B, first, depth, column, panels, block, k):
+    """Rows `first` to `first + depth` of B (K, N), columns from `column` on, as the steps from k on of a panel."""
+    (vectors, lanes), N, per = panels.shape[2:], B.shape[1], per_number(panels)
+    for n in range(0, depth, per):
         for v in range(vectors):
-            start = column + v * lanes
-            copy_vector(
-                at(B, (first + k) * N + start),
-                at(panels, ((block * panels.shape[1] + k) * vectors + v) * lanes),
-                N - start,
+            start, step = column + v * lanes, block * panels.shape[1] + k + n // per
+            pack_vector(
+                at(B, (first + n) * N + start), N, depth - n, at(panels, (step * vectors + v) * lanes), N - start
             )
+
+
+@njit(**OPTIONS)
+def round_rows(a, first, count, rows, to):
+    """Rows `first` to `first + count` of a (..., K) as pairs of bfloat16, zeros beyond, to those from `to` on of (..., P)."""
+    K, P = a.shape[-1], rows.shape[-1]
+    for n in range(count):
+        for k in range(0, 2 * P, 16):
+            round_vector(at(a, (first + n) * K + k), at(rows, (to + n) * P + k // 2), K - k)
+
+
+def left_rows(a, first, start, stop, low, to):
+    """Rows `start` to `stop` of those from `first` on of a (..., K) as a product reads them.
+
+    Returns an array, and where in it row 0 begins: a itself; or, where right matrices are packed in pairs, low (..., P), to
+    whose rows from `to` on they have been rounded. low is None for a.
+    """
+    raise RuntimeError("for use in Numba functions only")
+
+
+def block_of(a, n, low, m):
+    """Block n of a (..., B, K) as a product reads it, or block m of low where that is not None; likewise."""
+    raise RuntimeError("for use in Numba functions only")
+
+
+@overload(left_rows, jit_options=OPTIONS)
+def _left_rows(a, first, start, stop, low, to):
+    if isinstance(low, types.NoneType):
+        return lambda a, first, start, stop, low, to: (a, first * a.shape[-1])
+
+    def rounded(a, first, start, stop, low, to):
+        round_rows(a, first + start, stop - start, low, to + start)
+        return low, to * low.shape[-1]
+
+    return rounded
+
+
+@overload(block_of, jit_options=OPTIONS)
+def _block_of(a, n, low, m):
+    if isinstance(low, types.NoneType):
+        return lambda a, n, low, m: (a, n * a.shape[-2] * a.shape[-1])
+    return lambda a, n, low, m: (low, m * low.shape[-2] * low.shape[-1])
 
 
 @kernel
@@ -168,14 +207,20 @@ def pack(B, panels, start, stop):
     """Panels `start` to `stop` of B (K, N); any number of vectors in a panel."""
     width = panels.shape[2] * panels.shape[3]
     for block in range(start, stop):
-        pack_panel(B, 0, B.shape[0], block * width, panels, block)
+        pack_panel(B, 0, B.shape[0], block * width, panels, block, 0)
+
+
+@kernel
+def round_all(a, rows):
+    """All of a (M, K) as `round_rows`."""
+    round_rows(a, 0, a.shape[0], rows, 0)
 
 
 @kernel
 def pack_transposed(B, panels, start, stop):
-    """Panels `start` to `stop` of the transpose of B (N, K), likewise."""
-    N, K = B.shape
-    vectors, lanes = panels.shape[2:]
+    """Panels `start` to `stop` of the transpose of B (N, K), likewise; for pairs B is (N, P), of which K are used."""
+    N, P = B.shape
+    K, vectors, lanes = panels.shape[1:]
     for block in range(start, stop):
         for v in range(vectors):
             first = (block * vectors + v) * lanes
@@ -183,7 +228,7 @@ def pack_transposed(B, panels, start, stop):
             whole = K // lanes * lanes if used == lanes else 0
             for k in range(0, whole, lanes):
                 into_block = ((block * K + k) * vectors + v) * lanes
-                transpose_block(at(B, first * K + k), K, at(panels, into_block), vectors * lanes)
+                transpose_block(at(B, first * P + k), P, at(panels, into_block), vectors * lanes)
             for k in range(whole, K):
                 into = panels[block, k, v]
                 for lane in range(used):
@@ -193,24 +238,27 @@ def pack_transposed(B, panels, start, stop):
 
 
 @kernel
-def product(a, panels, out, start, stop):
-    """Rows `start` to `stop` of out (M, N) = a B; a (M, K), B in panels."""
-    K, N = a.shape[1], out.shape[1]
+def product(a, panels, out, low, start, stop):
+    """Rows `start` to `stop` of out (M, N) = a B; a (M, K), B in panels. `low`: as for `left_rows`."""
+    N = out.shape[1]
     for first in range(start, stop, ROWS_AT_ONCE):
-        add_rows(a, first * K, K, panels, out, first * N, min(ROWS_AT_ONCE, stop - first), 0)
+        count = min(ROWS_AT_ONCE, stop - first)
+        left, left_at = left_rows(a, first, 0, count, low, 0)
+        add_rows(left, left_at, left.shape[1], panels, out, first * N, count, 0)
 
 
 @kernel
 def transposed_product(a, B, out, columns, panel, start, stop):
     """Groups `start` to `stop` of ROWS rows of out (M, N) = a^T B; a (K, M), B (K, N).
 
-    columns (M / ROWS, depth, ROWS) and panel (1, depth, 3, lanes) are room for `depth` steps of k.
+    columns (M / ROWS, depth, ROWS) and panel (1, depth, 3, lanes) are room for `depth` steps of k, or pairs of steps.
     """
     out[start * ROWS : stop * ROWS] = 0
-    most = panel.shape[1]
+    per = per_number(panel)
+    most = panel.shape[1] * per
     for first in range(0, a.shape[0], most):
-        depth = min(most, a.shape[0] - first)
-        pack_columns(a, first, depth, columns, start, stop, 0)
+        count = min(most, a.shape[0] - first)
+        pack_columns(a, first, count, columns, start, stop, 0)
         for column in range(0, B.shape[1], VECTORS * panel.shape[3]):
-            pack_panel(B, first, depth, column, panel, 0)
-            add_columns(columns, panel, depth, out, column, start, stop)
+            pack_panel(B, first, count, column, panel, 0, 0)
+            add_columns(columns, panel, (count + per - 1) // per, out, column, start, stop)

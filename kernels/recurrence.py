@@ -15,29 +15,34 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .compiling import OPTIONS, kernel
-from .products import VECTORS, add_columns, add_rows_of_panel, pack_columns, pack_panel
+from .products import VECTORS, add_columns, add_rows_of_panel, block_of, left_rows, pack_columns, pack_panel
 from .tiles import ROWS, STRETCH, Ahead, add_products, zeros
-from .vectors import INT, Lanes, Value, add_vector, at, copy_vector, lanes_of, switch
+from .vectors import INT, INT16, Lanes, Value, add_vector, at, lanes_of, pack_vector, per_number, switch
 
 GATES = 3  # vectors in a tile of forward: the three gates of one vector of units
 UNITS = 2  # vectors in a tile of backward: two of units
 
 
 @intrinsic
-def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h_next, gates, ahead, sizes):
+def _forward_tile(
+    typing, rows, H, unit, table, ids, x, D, W, W_depth, h, P, R, R_depth, c, c_next, h_next, low, gates, ahead, sizes
+):
     """One time step for 1 to ROWS rows of the batch and the units from `unit` on.
 
     Pointers: `table` to the first row's first number for these units, of which the row ids[r] is
-    meant; x and h to the first row of x_t and h_{t-1}; W and R to panels; the others to the tile's
-    first number. `gates` is None where they are not kept. `ahead` and `sizes`:
+    meant; x and h to the first row of x_t and h_{t-1}, which have D and P numbers; W and R to panels
+    of W_depth and R_depth steps; the others to the tile's
+    first number. `gates` is None where they are not kept, `low`, which takes h_next in bfloat16 and
+    has P pairs in a row, where no product wants it. `ahead` and `sizes`:
     pointers and numbers for `tiles.Ahead`, memory that the next step writes.
     """
-    keep = not isinstance(gates, types.NoneType)
+    keep, rounds = (not isinstance(array, types.NoneType) for array in (gates, low))
 
     def generate(context, builder, signature, values):
-        rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h_next, gates, ahead, sizes = values
+        rows, H, unit, table, ids, x, D, W, W_depth, h, P, R, R_depth, *values = values
+        c, c_next, h_next, low, gates, ahead, sizes = values
         wanted = _ahead(builder, ahead, sizes, True) if keep else []
-        lanes = lanes_of(builder, signature.args[3])
+        lanes, of = (lanes_of(builder, signature.args[k]) for k in (3, 11))
         mask = lanes.mask(builder.sub(H, unit))
 
         def variant(count: int) -> None:
@@ -50,9 +55,12 @@ def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h
                 index = builder.load(builder.gep(ids, [ir.Constant(INT, r)], source_etype=INT), typ=INT)
                 start = lanes.offset(table, builder.mul(index, builder.mul(H, ir.Constant(INT, GATES))))
                 sums.append([lanes.load(row(start, 0, GATES, gate), mask) for gate in range(GATES)])
-            inputs = [lanes.offset(x, builder.mul(D, ir.Constant(INT, r))) for r in range(count)]
-            sums = add_products(lanes, sums, inputs, W, D)
-            sums = add_products(lanes, sums, [row(h, r) for r in range(count)], R, H, ahead=wanted)
+            inputs, states = (
+                [of.offset(pointer, builder.mul(width, ir.Constant(INT, r))) for r in range(count)]
+                for pointer, width in ((x, D), (h, P))
+            )
+            sums = add_products(lanes, sums, inputs, W, W_depth, of=of)
+            sums = add_products(lanes, sums, states, R, R_depth, ahead=wanted, of=of)
             second = []
             for r, (a_i, a_o, a_g) in enumerate(sums):
                 i, o, g = lanes.sigmoid(a_i), lanes.sigmoid(a_o), lanes.tanh(a_g)
@@ -64,28 +72,35 @@ def _forward_tile(typing, rows, H, unit, table, ids, D, x, W, h, R, c, c_next, h
                     for gate, activated in enumerate((i, o, g)):
                         lanes.store(activated, row(gates, r, GATES, gate), mask)
             for r, (now, o) in enumerate(second):
-                lanes.store(lanes.mul(o, lanes.tanh(now)), row(h_next, r), mask)
+                after = lanes.mul(o, lanes.tanh(now))
+                lanes.store(after, row(h_next, r), mask)
+                if rounds:
+                    into = of.offset(low, builder.mul(P, ir.Constant(INT, r)))
+                    lanes.store_rounded(after, into, mask)
 
         switch(builder, rows, range(1, ROWS + 1), variant)
 
     size = types.intp
-    arguments = (size, size, size, table, ids, size, x, W, h, R, c, c_next, h_next, gates, ahead, sizes)
-    return types.void(*arguments), generate
+    arguments = (size, size, size, table, ids, x, size, W, size, h, size, R, size)
+    return types.void(*arguments, c, c_next, h_next, low, gates, ahead, sizes), generate
 
 
 @intrinsic
-def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_before, c, da, ahead, sizes):
+def _backward_tile(
+    typing, rows, H, unit, depth, R, dh, da_after, G, dc, gates, c_before, c, da, low, ahead, sizes
+):
     """Back through one time step, for 1 to ROWS rows of the batch and the units from `unit` on.
 
-    Pointers: `R` to a panel of the transpose; `da_after` to the first row of da_{t+1}, of which
-    `depth` numbers are read (3H, or 0 at the last time step); the others to the tile's first
-    number. dc is changed in place. `ahead` and `sizes`: pointers and numbers for `tiles.Ahead`.
+    Pointers: `R` to a panel of the transpose; `da_after` to the first row of da_{t+1}, rows of G numbers of which
+    `depth` are read (all of the panel's, or 0 at the last time step); the others to the tile's first
+    number. dc is changed in place. `low`, rows of G pairs, takes da in bfloat16; None where no product wants it. `ahead` and `sizes`: pointers and numbers for `tiles.Ahead`.
     """
+    rounds = not isinstance(low, types.NoneType)
 
     def generate(context, builder, signature, values):
-        rows, H, unit, depth, R, dh, da_after, dc, gates, c_before, c, da, ahead, sizes = values
+        rows, H, unit, depth, R, dh, da_after, G, dc, gates, c_before, c, da, low, ahead, sizes = values
         wanted = _ahead(builder, ahead, sizes, False)
-        lanes = lanes_of(builder, signature.args[4])
+        lanes, of = (lanes_of(builder, signature.args[k]) for k in (5, 4))
         columns = [ir.Constant(INT, v * lanes.count) for v in range(UNITS)]
         masks = [lanes.mask(builder.sub(builder.sub(H, unit), column)) for column in columns]
 
@@ -95,8 +110,8 @@ def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_b
                 return lanes.offset(pointer, builder.add(start, columns[v]))
 
             each = [(r, v) for r in range(count) for v in range(UNITS)]
-            inputs = [tile(da_after, r, 0, GATES) for r in range(count)]
-            sums = add_products(lanes, zeros(lanes, count, UNITS), inputs, R, depth, ahead=wanted)
+            inputs = [of.offset(da_after, builder.mul(G, ir.Constant(INT, r))) for r in range(count)]
+            sums = add_products(lanes, zeros(lanes, count, UNITS), inputs, R, depth, ahead=wanted, of=of)
             for r, v in each:
                 i, o, g = (lanes.load(tile(gates, r, v, GATES, gate), masks[v]) for gate in range(GATES))
                 outer, before, now, carry = (
@@ -107,11 +122,16 @@ def _backward_tile(typing, rows, H, unit, depth, R, dh, da_after, dc, gates, c_b
                 lanes.store(carry, tile(dc, r, v), masks[v])
                 for gate, gradient in enumerate(gradients):
                     lanes.store(gradient, tile(da, r, v, GATES, gate), masks[v])
+                    if rounds:
+                        number = builder.add(builder.mul(H, ir.Constant(INT, gate)), columns[v])
+                        start = of.offset(low, builder.mul(G, ir.Constant(INT, r)))
+                        into = builder.gep(start, [number], source_etype=INT16)
+                        lanes.store_rounded(gradient, into, masks[v])
 
         switch(builder, rows, range(1, ROWS + 1), variant)
 
     size = types.intp
-    arguments = (size, size, size, size, R, dh, da_after, dc, gates, c_before, c, da, ahead, sizes)
+    arguments = (size, size, size, size, R, dh, da_after, size, dc, gates, c_before, c, da, low, ahead, sizes)
     return types.void(*arguments), generate
 
 
@@ -140,18 +160,17 @@ def _gates_backward(
 
 @kernel
 def pack_gates(weights, panels, start, stop):
-    """W or R (K, 3H) to panels (blocks, K, 3, lanes), the three gates of a vector of units together."""
-    K, H = weights.shape[0], weights.shape[1] // GATES
-    lanes = panels.shape[3]
+    """W or R (K, 3H) to panels (blocks, K, 3, lanes), the three gates of a vector of units together; or to pairs."""
+    K, H, per = weights.shape[0], weights.shape[1] // GATES, per_number(panels)
+    depth, lanes = panels.shape[1], panels.shape[3]
     for block in range(start, stop):
         unit = block * lanes
-        for k in range(K):
+        for k in range(0, K, per):
             for gate in range(GATES):
-                copy_vector(
-                    at(weights, (k * GATES + gate) * H + unit),
-                    at(panels, ((block * K + k) * GATES + gate) * lanes),
-                    H - unit,
-                )
+                pack_vector(
+                    at(weights, (k * GATES + gate) * H + unit), GATES * H, K - k,
+                    at(panels, ((block * depth + k // per) * GATES + gate) * lanes), H - unit,
+                )  # fmt: skip
 
 
 @njit(**OPTIONS)
@@ -162,18 +181,23 @@ def _ahead_of(numbers, tiles, depth):
 
 
 @njit(**OPTIONS)
-def forward_step(table, ids, x, W, R, h, c, c_next, h_next, gates, gates_row, start, stop):
-    """One time step for rows `start` to `stop` of the batch: writes c_next, h_next and gates.
+def forward_step(
+    table, ids, x, x_at, D, W, R, h, h_at, c, c_next, h_next, low, low_at, gates, gates_row, start, stop
+):
+    """One time step for rows `start` to `stop` of the batch: writes c_next, h_next, low and gates.
 
-    table (V, 3H), ids (B,), x (B, D), W and R as panels; h, c, c_next and h_next (B, H), of which
-    c_next may be c; gates from row `gates_row` on of (..., 3H), or None to keep none.
+    table (V, 3H), ids (B,), x_t from number x_at on of (..., D), unless D is 0; W and R as panels; h_{t-1} from number h_at
+    on of (..., H); c, c_next and h_next (B, H), of which c_next may be c; gates from row `gates_row` on of (..., 3H), or
+    None to keep none. Where the panels hold pairs of bfloat16, so do x and h, as of `left_rows`, and low, which from
+    number low_at on takes h_next; else it is None.
     """
-    H, D = h.shape[1], x.shape[1]
+    H, P = h_next.shape[1], h.shape[-1]
     blocks, lanes = R.shape[0], R.shape[3]
+    W_depth, R_depth, per = W.shape[1] if D else 0, R.shape[1], per_number(R)
     tiles = (stop - start + ROWS - 1) // ROWS
-    B, all_tiles = h.shape[0], blocks * tiles
-    of_state = _ahead_of((stop - start) * H, all_tiles, H)
-    sizes = (_ahead_of((stop - start) * GATES * H, all_tiles, H), of_state, of_state)
+    B, all_tiles = h_next.shape[0], blocks * tiles
+    of_state = _ahead_of((stop - start) * H, all_tiles, R_depth)
+    sizes = (_ahead_of((stop - start) * GATES * H, all_tiles, R_depth), of_state, of_state)
     for block in range(blocks):
         unit = block * lanes
         for k in range(tiles):
@@ -183,44 +207,37 @@ def forward_step(table, ids, x, W, R, h, c, c_next, h_next, gates, gates_row, st
             ahead = at(gates, gates_row * GATES * H + GATES * after), at(c_next, after), at(h_next, after)
             _forward_tile(
                 start + (stop - start) * (k + 1) // tiles - row, H, unit, at(table, unit), at(ids, row),
-                D, at(x, row * D), at(W, block * D * GATES * lanes),
-                at(h, row * H), at(R, block * H * GATES * lanes),
+                at(x, x_at + row * D), D, at(W, block * W_depth * GATES * lanes), W_depth,
+                at(h, h_at + row * P), P, at(R, block * R_depth * GATES * lanes), R_depth,
                 at(c, row * H + unit), at(c_next, row * H + unit), at(h_next, row * H + unit),
-                at(gates, (gates_row + row) * GATES * H + unit), ahead, sizes,
+                at(low, low_at + row * P + unit // per), at(gates, (gates_row + row) * GATES * H + unit), ahead, sizes,
             )  # fmt: skip
 
 
 @kernel
-def forward(table, ids, x, W, R, h, c, gates, start, stop):
+def forward(table, ids, x, W, R, h, c, gates, low, low_x, start, stop):
     """All time steps for rows `start` to `stop` of the batch; slot 0 of h and c holds h0 and c0.
 
     a_t = table[ids_t] + x_t W + h_{t-1} R, for table (V, 3H), ids (T, B), x (T, B, D) with D >= 0;
     W and R as panels. h (T+1, B, H); c (T+1, B, H), or (1, B, H) to keep only the last one; gates
-    (T, B, 3H), or None to keep none.
+    (T, B, 3H), or None to keep none. Where the panels hold pairs, low (2, B, H / 2 or more) and low_x
+    (B, D / 2 or more) are room for h and x in pairs; else None.
     """
-    T, B = ids.shape
-    slots = c.shape[0]
+    (T, B), slots = ids.shape, c.shape[0]
+    left_rows(h, 0, start, stop, low, 0)
     for t in range(T):
+        inputs, inputs_at = left_rows(x, t * B, start, stop, low_x, 0)
+        before, before_at = block_of(h, t, low, t % 2)
+        _, after_at = block_of(h, t + 1, low, (t + 1) % 2)
         forward_step(
-            table,
-            ids[t],
-            x[t],
-            W,
-            R,
-            h[t],
-            c[t % slots],
-            c[(t + 1) % slots],
-            h[t + 1],
-            gates,
-            t * B,
-            start,
-            stop,
-        )
+            table, ids[t], inputs, inputs_at, inputs.shape[-1], W, R, before, before_at, c[t % slots], c[(t + 1) % slots],
+            h[t + 1], low, after_at, gates, t * B, start, stop,
+        )  # fmt: skip
 
 
 @kernel
 def backward(
-    dh, dc, R, W, h, c, gates, ids, x, dtable, dx, dR, dW, da, h_columns, x_columns, panel, start, stop
+    dh, dc, R, W, h, c, gates, ids, x, dtable, dx, dR, dW, da, low, h_columns, x_columns, panel, start, stop
 ):
     """Back through all time steps for rows `start` to `stop` of the batch.
 
@@ -230,21 +247,25 @@ def backward(
     piece's dh has been read when its dx is written. Room for some steps of these
     rows: da (steps + 1, stop - start, 3H), h_columns and x_columns (H or D / ROWS, steps * (stop - start),
     ROWS), and panel (1, steps * (stop - start), 3, lanes). At the end slot `steps` of da holds that of t = 0.
+    Where the panels hold pairs of bfloat16, so do h_columns, x_columns, panel and low (steps + 1, stop - start,
+    3H / 2 or more), which takes da, zeros beyond 3H; pairs are of rows of the same time step. Else low is None.
     """
     T, B, H = dh.shape
     D, steps, count = x.shape[2], da.shape[0] - 1, stop - start
-    lanes = R.shape[3]
+    R_depth, lanes, per = R.shape[1], R.shape[3], per_number(R)
+    left, _ = block_of(da, 0, low, 0)  # da as the products' left matrix
+    G, per_step = left.shape[-1], (count + per - 1) // per
     width = UNITS * lanes
     tiles = (count + ROWS - 1) // ROWS
     all_tiles = R.shape[0] * tiles
-    of_state = _ahead_of(count * H, all_tiles, GATES * H)
-    sizes = (_ahead_of(count * GATES * H, all_tiles, GATES * H), of_state, of_state)
+    of_state = _ahead_of(count * H, all_tiles, R_depth)
+    sizes = (_ahead_of(count * GATES * H, all_tiles, R_depth), of_state, of_state)
     for end in range(T, 0, -steps):
         begin = max(0, end - steps)
         empty = steps - (end - begin)  # slots of da that the last piece leaves unused
         for t in range(end - 1, begin - 1, -1):
             slot = t - begin + empty
-            depth = GATES * H if t < T - 1 else 0
+            depth = R_depth if t < T - 1 else 0
             for block in range(R.shape[0]):
                 unit = block * width
                 for k in range(tiles):
@@ -255,27 +276,30 @@ def backward(
                     before = (max(0, t - 1) * B + start) * H + share
                     ahead = at(gates, GATES * before), at(c, before), at(dh, before)
                     _backward_tile(
-                        rows, H, unit, depth, at(R, block * GATES * H * width), at(dh, row * H + unit),
-                        at(da, ((slot + 1) * count + first) * GATES * H), at(dc, (start + first) * H + unit),
+                        rows, H, unit, depth, at(R, block * R_depth * width), at(dh, row * H + unit),
+                        at(left, ((slot + 1) * count + first) * G), G, at(dc, (start + first) * H + unit),
                         at(gates, row * GATES * H + unit), at(c, row * H + unit),
                         at(c, (row + B) * H + unit), at(da, (slot * count + first) * GATES * H + unit),
-                        ahead, sizes,
+                        at(low, (slot * count + first) * G + unit // per), ahead, sizes,
                     )  # fmt: skip
             for source, columns in ((h, h_columns), (x, x_columns)):
-                pack_columns(source, t * B + start, count, columns, 0, columns.shape[0], (t - begin) * count)
+                pack_columns(source, t * B + start, count, columns, 0, columns.shape[0], (t - begin) * per_step)
             for k in range(count):
                 into, row_da = ids[t, start + k] * GATES * H, (slot * count + k) * GATES * H
                 for n in range(0, GATES * H, lanes):
                     add_vector(at(da, row_da + n), at(dtable, into + n), GATES * H - n)
-        rows_da = da[empty:steps].reshape((end - begin) * count, GATES * H)
         for block in range(W.shape[0]):
             for t in range(begin, end):
-                da_t, dx_t = (t - begin + empty) * count * GATES * H, (t * B + start) * D
-                add_rows_of_panel(da, da_t, GATES * H, W, block, dx, dx_t, count, 0)
+                da_t, dx_t = (t - begin + empty) * count * G, (t * B + start) * D
+                add_rows_of_panel(left, da_t, G, W, block, dx, dx_t, count, 0)
+        rows_da, depth = da.reshape(-1, GATES * H), (end - begin) * per_step
         for column in range(0, GATES * H, VECTORS * panel.shape[3]):
-            pack_panel(rows_da, 0, rows_da.shape[0], column, panel, 0)
-            add_columns(h_columns, panel, rows_da.shape[0], dR, column, 0, h_columns.shape[0])
-            add_columns(x_columns, panel, rows_da.shape[0], dW, column, 0, x_columns.shape[0])
+            for t in range(begin, end):
+                pack_panel(rows_da, (t - begin + empty) * count, count, column, panel, 0, (t - begin) * per_step)
+            add_columns(h_columns, panel, depth, dR, column, 0, h_columns.shape[0])
+            add_columns(x_columns, panel, depth, dW, column, 0, x_columns.shape[0])
         for k in range(count):
             for n in range(GATES * H):
                 da[steps, k, n] = da[empty, k, n]
+            for n in range(G):
+                left[steps, k, n] = left[empty, k, n]

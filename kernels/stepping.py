@@ -5,36 +5,34 @@ from __future__ import annotations
 import numpy as np
 
 from .compiling import kernel
-from .products import add_rows
+from .products import add_rows, block_of, left_rows
 from .recurrence import forward_step
 
 
 @kernel
-def step(table, W, b, R, head, bias, tokens, h, h_next, c, logits, start, stop):
+def step(table, W, b, R, head, bias, low, tokens, h, h_next, c, logits, start, stop):
     """Read tokens (B,) of the streams `start` to `stop`: writes h_next (L, B, H) and logits (B, V), c in place.
 
-    W, R and head are packed in panels, as for `generate_fused`.
+    W, R and head are packed in panels, as for `generate_fused`. Where they hold pairs, low (3, B, P) is room for
+    states of a layer in pairs; else it is None.
     """
     L, B, H = h.shape
-    zeros, nothing = np.zeros(B, np.int64), np.empty((B, 0), h.dtype)
-    forward_step(table, tokens, nothing, R[0], R[0], h[0], c[0], c[0], h_next[0], None, 0, start, stop)
-    for k in range(1, L):
+    V, zeros = bias.shape[0], np.zeros(B, np.int64)
+    for k in range(L):
+        x, x_at = block_of(h_next, max(0, k - 1), low, (k + 1) % 2)
+        before, before_at = left_rows(h, k * B, start, stop, low, 2 * B)
+        _, after_at = block_of(h_next, k, low, k % 2)
+        if k == 0:
+            rows, ids, D, weights = table, tokens, 0, R[0]
+        else:
+            rows, ids, D, weights = b[k - 1 : k], zeros, x.shape[-1], W[k - 1]
         forward_step(
-            b[k - 1 : k],
-            zeros,
-            h_next[k - 1],
-            W[k - 1],
-            R[k],
-            h[k],
-            c[k],
-            c[k],
-            h_next[k],
-            None,
-            0,
-            start,
-            stop,
-        )
+            rows, ids, x, x_at, D, weights, R[k], before, before_at, c[k], c[k], h_next[k], low, after_at, None, 0,
+            start, stop,
+        )  # fmt: skip
     for stream in range(start, stop):
-        for v in range(bias.shape[0]):
+        for v in range(V):
             logits[stream, v] = bias[v]
-    add_rows(h_next[L - 1], start * H, H, head, logits, start * bias.shape[0], stop - start, 1)
+    top, top_at = block_of(h_next, L - 1, low, (L - 1) % 2)
+    K = top.shape[-1]
+    add_rows(top, top_at + start * K, K, head, logits, start * V, stop - start, 1)

@@ -7,6 +7,10 @@ under the same callers.
 
 The right matrix is packed into panels, so that the engine reads it from front to back:
 [columns / (vectors * lanes)][K][vectors][lanes], with zeros beyond the last column.
+
+Both matrices may hold pairs of bfloat16 in place of float32: two steps of k in an integer of 32
+bits, the first in its lower half, which makes half as many steps of twice the work. Where K is odd
+the last pair's second number is 0. Sums are float32 all the same.
 """
 
 from __future__ import annotations
@@ -62,24 +66,25 @@ def add_products(
     stride: Value | None = None,
     panel_vectors: int | None = None,
     ahead: Sequence[Ahead] = (),
+    of: Lanes | None = None,
 ) -> Sums:
     """sums[r][v] + the sum over k < depth of rows[r][k * stride] * panel[k][v].
 
     `rows` holds a pointer to the first number of each row, `stride` (1 if None) the numbers between
     one k and the next. `panel` points to packed columns, of `panel_vectors` vectors if it has more
-    than are asked for.
+    than are asked for. Both hold what `of` says: pairs of bfloat16, if it is `Pairs`; k counts pairs then.
     """
     b, vectors = lanes.builder, len(sums[0])
-    panel_vectors = panel_vectors or vectors
+    panel_vectors, of = panel_vectors or vectors, of or lanes
 
     def step(k: Value, flat: list[Value]) -> list[Value]:
         at = b.mul(k, ir.Constant(INT, panel_vectors * lanes.count))
         columns = [b.add(at, ir.Constant(INT, v * lanes.count)) for v in range(vectors)]
-        weights = [lanes.load(lanes.offset(panel, column)) for column in columns]
+        weights = [of.load(of.offset(panel, column)) for column in columns]
         new = []
         for r, row in enumerate(rows):
-            number = lanes.broadcast(lanes.offset(row, k if stride is None else b.mul(k, stride)))
-            new += [lanes.fma(number, weights[v], flat[r * vectors + v]) for v in range(vectors)]
+            number = of.broadcast(of.offset(row, k if stride is None else b.mul(k, stride)))
+            new += [of.add_product(number, weights[v], flat[r * vectors + v]) for v in range(vectors)]
         return new
 
     def unrolled(k: Value, flat: list[Value]) -> list[Value]:

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from . import elementwise as coefficients
 
 INT = ir.IntType(64)
-INT32 = ir.IntType(32)
+INT32, INT16 = ir.IntType(32), ir.IntType(16)
 Value = Any  # an llvmlite IR value
 
 
@@ -52,15 +52,32 @@ def host_registers() -> Registers | None:
 REGISTERS = host_registers()
 
 
+class _BFloat(ir.Type):
+    """LLVM's bfloat16, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+BFLOAT = _BFloat()
+
+
 class Lanes:
     """Writes instructions on vectors of `count` numbers of an LLVM type (float or double)."""
 
     def __init__(self, builder: ir.IRBuilder, real: ir.Type, registers: Registers) -> None:
         self.builder, self.real = builder, real
-        self.size = 4 if isinstance(real, ir.FloatType) else 8
+        self.size = 8 if isinstance(real, ir.DoubleType) else 4
         self.count = registers.bits // (8 * self.size)
         self.vector = ir.VectorType(real, self.count)
-        self._suffix = f"v{self.count}f{8 * self.size}"
+        kind = "i" if isinstance(real, ir.IntType) else "f"
+        self._suffix = f"v{self.count}{kind}{8 * self.size}"
 
     def constant(self, x: float) -> Value:
         return ir.Constant(self.vector, [ir.Constant(self.real, float(x))] * self.count)
@@ -85,7 +102,7 @@ class Lanes:
         if mask is None:
             return self.builder.load(pointer, align=self.size, typ=self.vector)
         name = f"llvm.masked.load.{self._suffix}.p0"
-        return self._call(name, self.vector, pointer, ir.Constant(INT32, self.size), mask, self.constant(0))
+        return self._call(name, self.vector, pointer, ir.Constant(INT32, self.size), mask, ir.Constant(self.vector, None))
 
     def store(self, value: Value, pointer: Value, mask: Value | None = None) -> None:
         if mask is None:
@@ -126,6 +143,26 @@ class Lanes:
     def fma(self, x: Value, y: Value, z: Value) -> Value:
         """x y + z, rounded once."""
         return self._call(f"llvm.fma.{self._suffix}", self.vector, x, y, z)
+
+    def add_product(self, x: Value, y: Value, z: Value) -> Value:
+        """What one step of a sum of products adds: x y + z."""
+        return self.fma(x, y, z)
+
+    def rounded(self, x: Value) -> Value:
+        """Numbers (float) as bfloat16, to the nearest: the bits of each in an integer of 16."""
+        b = self.builder
+        narrow = b.fptrunc(x, ir.VectorType(BFLOAT, x.type.count))
+        return b.bitcast(narrow, ir.VectorType(INT16, x.type.count))
+
+    def store_rounded(self, value: Value, pointer: Value, mask: Value | None = None) -> None:
+        """Store a vector as bfloat16; `pointer` is to the first of them."""
+        value = self.rounded(value)
+        if mask is None:
+            pointer = self.builder.bitcast(pointer, value.type.as_pointer())
+            self.builder.store(value, pointer, align=2)
+        else:
+            name = f"llvm.masked.store.v{self.count}i16.p0"
+            self._call(name, ir.VoidType(), value, pointer, ir.Constant(INT32, 2), mask)
 
     def polynomial(self, x: Value, powers: Sequence[float]) -> Value:
         """Horner's scheme, the highest power first."""
@@ -177,6 +214,28 @@ class Lanes:
         bias, mantissa = (ir.Constant(integers, [ir.Constant(INT, n)] * self.count) for n in (1023, 52))
         power = b.shl(b.add(b.bitcast(shifted, integers), bias), mantissa)
         return self.mul(self.polynomial(r, c.TAYLOR64), b.bitcast(power, self.vector))
+
+
+class Pairs(Lanes):
+    """Vectors whose numbers are pairs of bfloat16, those of two consecutive k in a sum of products.
+
+    A pair is an unsigned integer of 32 bits in memory, the first one in its lower half.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, registers: Registers) -> None:
+        super().__init__(builder, INT32, registers)
+
+    def of_rows(self, lanes: Lanes, first: Value, second: Value) -> Value:
+        """Pairs of the numbers of two vectors, those of the first one in the lower halves."""
+        b, integers = self.builder, ir.VectorType(INT32, first.type.count)
+        low, high = (b.zext(lanes.rounded(x), integers) for x in (first, second))
+        return b.or_(low, b.shl(high, ir.Constant(integers, [ir.Constant(INT32, 16)] * first.type.count)))
+
+    def add_product(self, x: Value, y: Value, z: Value) -> Value:
+        """x[0] y[0] + x[1] y[1] + z, in float32."""
+        numbers = ir.VectorType(BFLOAT, 2 * self.count)
+        x, y = (self.builder.bitcast(pair, numbers) for pair in (x, y))
+        return self._call("llvm.x86.avx512bf16.dpbf16ps.512", z.type, z, x, y)
 
 
 def counted_loop(
@@ -241,21 +300,49 @@ def at(typing, array, index):
 
 
 def lanes_of(builder: ir.IRBuilder, pointer: types.CPointer) -> Lanes:
-    """Lanes of the numbers that a Numba pointer points to."""
+    """Lanes of the numbers that a Numba pointer points to; uint32: pairs of bfloat16."""
+    if pointer.dtype == types.uint32:
+        return Pairs(builder, REGISTERS)
     kinds = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
     if pointer.dtype not in kinds:
         raise TypingError(f"vectors of {pointer.dtype}")
-    real = kinds[pointer.dtype]
-    return Lanes(builder, real, REGISTERS)
+    return Lanes(builder, kinds[pointer.dtype], REGISTERS)
 
 
 @intrinsic
-def copy_vector(typing, source, target, count):
-    """Copy the first `count` of a vector's numbers between pointers; zeros where count is less."""
+def per_number(typing, array):
+    """How many steps of k one number of packed weights, or of rows of the left matrix, holds: 1, of pairs 2."""
+    steps = 2 if array.dtype == types.uint32 else 1
+    return types.intp(array), lambda context, *_: context.get_constant(types.intp, steps)
+
+
+@intrinsic
+def pack_vector(typing, source, stride, rows, target, count):
+    """The first `count` of a vector's numbers to another pointer; zeros where count is less.
+
+    Where the target holds pairs, those of the next row, `stride` on, come in between: zeros if `rows` is 1.
+    """
+
+    def generate(context, builder, signature, values):
+        source, stride, rows, target, count = values
+        lanes, packed = (lanes_of(builder, signature.args[k]) for k in (0, 3))
+        first = lanes.load(source, lanes.mask(count))
+        if isinstance(packed, Pairs):
+            more = builder.icmp_signed(">", rows, ir.Constant(INT, 1))
+            mask = lanes.mask(builder.select(more, count, ir.Constant(INT, 0)))
+            first = packed.of_rows(lanes, first, lanes.load(lanes.offset(source, stride), mask))
+        packed.store(first, target)
+
+    return types.void(source, types.intp, types.intp, target, types.intp), generate
+
+
+@intrinsic
+def round_vector(typing, source, target, count):
+    """The first `count` of a vector's numbers as bfloat16, in pairs, then zeros: half a vector of pairs."""
 
     def generate(context, builder, signature, values):
         lanes = lanes_of(builder, signature.args[0])
-        lanes.store(lanes.load(values[0], lanes.mask(values[2])), values[1])
+        lanes.store_rounded(lanes.load(values[0], lanes.mask(values[2])), values[1])
 
     return types.void(source, target, types.intp), generate
 
@@ -274,19 +361,28 @@ def add_vector(typing, source, target, count):
 
 
 @intrinsic
-def copy_numbers(typing, source, target, count):
-    """Copy a few numbers, as many as the literal `count` says, through registers."""
+def pack_numbers(typing, source, stride, rows, target, count):
+    """As `pack_vector`, as many numbers as the literal `count` says."""
     if not isinstance(count, types.IntegerLiteral):
         raise RequireLiteralValue("count")
     number = count.literal_value
 
     def generate(context, builder, signature, values):
-        lanes = lanes_of(builder, signature.args[0])
+        source, stride, rows, target, _ = values
+        lanes, packed = (lanes_of(builder, signature.args[k]) for k in (0, 3))
         group = ir.VectorType(lanes.real, number)
-        target = builder.bitcast(values[1], group.as_pointer())
-        builder.store(builder.load(values[0], align=lanes.size, typ=group), target, align=lanes.size)
+        first = builder.load(source, align=lanes.size, typ=group)
+        if isinstance(packed, Pairs):
+            # a row that is not there is the first one again, times 0: it need not be read with a mask
+            more = builder.icmp_signed(">", rows, ir.Constant(INT, 1))
+            step = builder.select(more, stride, ir.Constant(INT, 0))
+            second = builder.load(lanes.offset(source, step), align=lanes.size, typ=group)
+            second = builder.select(more, second, ir.Constant(group, None))
+            first = packed.of_rows(lanes, first, second)
+        target = builder.bitcast(target, first.type.as_pointer())
+        builder.store(first, target, align=packed.size)
 
-    return types.void(source, target, count), generate
+    return types.void(source, types.intp, types.intp, target, count), generate
 
 
 @intrinsic

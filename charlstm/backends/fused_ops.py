@@ -9,11 +9,12 @@ import numpy as np
 
 from ..kernels import generation, head, products, recurrence, stepping
 from ..kernels.tiles import ROWS
-from ..kernels.vectors import REGISTERS
 from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence, weights_and_sum
 from .layers import CIFGTape, LayerGradients, LayerInput
-from .numba_ops import SMALLEST_LOOP, SMALLEST_PRODUCT, NumbaOps
+from .numba_ops import SMALLEST_PRODUCT, NumbaOps
+from .packing import Packer, lanes_of
 from .sampling import Array, Drawn, Draws, StepWeights, nothing_drawn
+from .shards import SMALLEST_LOOP
 
 ROWS_AT_ONCE = 160  # of da or of logits, gathered for a product: they must fit the nearest caches
 DEPTH = 256  # steps of k that a transposed product takes at a time, likewise
@@ -22,6 +23,10 @@ SMALLEST_PACKED = 1 << 19  # multiply-adds of a product for which packing pays; 
 
 class FusedOps(NumbaOps):
     """Each thread takes its rows of the batch through a whole layer, input product included."""
+
+    def __init__(self, threads: int | None = None, matmul_precision: str = "highest") -> None:
+        super().__init__(threads)
+        self._packer = Packer(self.empty, self._shards, matmul_precision == "medium")
 
     # ---- products -----------------------------------------------------------------------
 
@@ -40,41 +45,23 @@ class FusedOps(NumbaOps):
         return out
 
     def _product(self, a: Array, b: Array, out: Array) -> None:
-        panels = self._panels(b, products.VECTORS)
-        smallest = max(ROWS, SMALLEST_PRODUCT // b.size)
-        self._shards.run(lambda s, e: products.product(a, panels, out, s, e), a.shape[0], smallest)
+        panels = self._packer.panels(b, products.VECTORS)
+
+        def shard(s: int, e: int) -> None:
+            low = self._packer.low_rows(min(products.ROWS_AT_ONCE, e - s), a.shape[1], dtype=a.dtype)
+            products.product(a, panels, out, low, s, e)
+
+        self._shards.run(shard, a.shape[0], max(ROWS, SMALLEST_PRODUCT // b.size))
 
     def _transposed_product(self, a: Array, b: Array, out: Array) -> None:
         K, M = a.shape
         depth = min(DEPTH, K)
-        columns = self._columns(M, depth, a.dtype)
+        columns = self._packer.columns(M, depth, a.dtype)
 
         def shard(s: int, e: int) -> None:
-            products.transposed_product(a, b, out, columns, self._panel(depth, a.dtype), s, e)
+            products.transposed_product(a, b, out, columns, self._packer.panel(depth, a.dtype), s, e)
 
         self._shards.run(shard, columns.shape[0], max(1, SMALLEST_PRODUCT // (K * b.shape[1] * ROWS)))
-
-    def _panels(self, b: Array, vectors: int) -> Array:
-        """A matrix (K, N), or a view that transposes one, packed for the tile engine."""
-        (K, N), lanes = b.shape, _lanes(b.dtype)
-        panels = self.empty((-(-N // (vectors * lanes)), K, vectors, lanes), b.dtype)
-        if b.flags.f_contiguous and not b.flags.c_contiguous:
-            pack, source = products.pack_transposed, b.T
-        else:
-            pack, source = products.pack, np.ascontiguousarray(b)
-        self._pack(pack, source, panels)
-        return panels
-
-    def _gate_panels(self, weights: Array) -> Array:
-        """W or R (K, 3H), packed for forward: the three gates of a vector of units side by side."""
-        (K, G), lanes = weights.shape, _lanes(weights.dtype)
-        panels = self.empty((-(-G // 3 // lanes), K, recurrence.GATES, lanes), weights.dtype)
-        self._pack(recurrence.pack_gates, np.ascontiguousarray(weights), panels)
-        return panels
-
-    def _pack(self, pack: Any, weights: Array, panels: Array) -> None:
-        smallest = max(1, SMALLEST_LOOP * panels.shape[0] // max(1, panels.size))
-        self._shards.run(lambda s, e: pack(weights, panels, s, e), panels.shape[0], smallest)
 
     # ---- the recurrence -----------------------------------------------------------------
 
@@ -113,12 +100,11 @@ class FusedOps(NumbaOps):
         T, (B, H) = source.ids.shape[0], h0.shape
         h = self.empty((T + 1, B, H), R.dtype)
         h[0], c[0] = h0, c0
-        W, R = self._gate_panels(source.W), self._gate_panels(R)
-        self._shards.run(
-            lambda s, e: recurrence.forward(source.table, source.ids, source.x, W, R, h, c, gates, s, e),
-            B,
-            self._smallest_batch(T, H, source.x.shape[2]),
-        )
+        W, R = self._packer.gate_panels(source.W), self._packer.gate_panels(R)
+        D = source.x.shape[2]
+        low = self._packer.low_rows(2, B, H, dtype=h.dtype), self._packer.low_rows(B, D, dtype=h.dtype)
+        parts = (*source[:3], W, R, h, c, gates, *low)
+        self._shards.run(lambda s, e: recurrence.forward(*parts, s, e), B, self._smallest_batch(T, H, D))
         return h
 
     def layer_backward(
@@ -182,8 +168,8 @@ class FusedOps(NumbaOps):
         in_place = D == H and dh.flags.writeable
         dx = dh if in_place else self.empty((T, B, D), dh.dtype)
         dh0 = np.empty_like(dc) if state_gradients else None
-        R_panels = self._panels(R.T, recurrence.UNITS)
-        W_panels = self._panels(source.W.T, products.VECTORS)
+        R_panels = self._packer.panels(R.T, recurrence.UNITS)
+        W_panels = self._packer.panels(source.W.T, products.VECTORS)
         smallest = self._smallest_batch(T, H, D)
         threads = {start: k for k, (start, _) in enumerate(self._shards.parts(B, smallest))}
         sums = [[dR, dW]]  # of each thread; the first one's are the result
@@ -196,10 +182,11 @@ class FusedOps(NumbaOps):
             steps = max(1, min(T, ROWS_AT_ONCE // max(1, e - s)))
             da = self.empty((steps + 1, e - s, 3 * H), dh.dtype)
             da[-1] = 0
-            n = steps * (e - s)
-            room = *(self._columns(width, n, dh.dtype) for width in (H, D)), self._panel(n, dh.dtype)
+            low = self._packer.low_rows(steps + 1, e - s, 3 * H, dtype=dh.dtype)
+            n = steps * (e - s + (e - s) % 2)  # pairs are of rows of the same time step
+            room = *(self._packer.columns(width, n, dh.dtype) for width in (H, D)), self._packer.panel(n, dh.dtype)
             recurrence.backward(
-                dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx, *own, da, *room, s, e
+                dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx, *own, da, low, *room, s, e
             )  # fmt: skip
             if dh0 is not None:
                 np.matmul(da[-1], R.T, out=dh0[s:e])
@@ -234,18 +221,17 @@ class FusedOps(NumbaOps):
         tokens, h = np.ascontiguousarray(tokens, dtype=np.int64), np.ascontiguousarray(h)
         h_next, c_next = np.empty_like(h), np.array(c, order="C")
         logits = np.empty((B, V), h.dtype)
-        parts = (weights.table, W, weights.b, R, head_panels, weights.bias, tokens, h, h_next, c_next, logits)
+        low = self._packer.low_rows(3, B, H, dtype=h.dtype)
+        parts = (weights.table, W, weights.b, R, head_panels, weights.bias, low, tokens, h, h_next, c_next, logits)
         self._shards.run(lambda s, e: stepping.step(*parts, s, e), B, max(1, SMALLEST_PRODUCT // R.size))
         return logits, h_next, c_next
 
     def pack_step_weights(self, weights: StepWeights) -> StepWeights:
-        (L, H, _), lanes = weights.R.shape, _lanes(weights.R.dtype)
-        blocks = -(-H // lanes)
-        packed = [self.empty((n, blocks, H, recurrence.GATES, lanes), weights.R.dtype) for n in (L - 1, L)]
-        for panels, matrices in zip(packed, (weights.W, weights.R), strict=True):
-            for k, matrix in enumerate(matrices):
-                recurrence.pack_gates(matrix, panels[k], 0, blocks)
-        return weights._replace(packed=(*packed, self._panels(weights.head, products.VECTORS)))
+        R = np.stack([self._packer.gate_panels(matrix) for matrix in weights.R])
+        W = np.empty((len(weights.W), *R.shape[1:]), R.dtype)
+        for k, matrix in enumerate(weights.W):
+            W[k] = self._packer.gate_panels(matrix)
+        return weights._replace(packed=(W, R, self._packer.panels(weights.head, products.VECTORS)))
 
     def generate(
         self,
@@ -268,7 +254,8 @@ class FusedOps(NumbaOps):
         drawn = nothing_drawn(
             draws, np.array(logits, order="C"), states, np.array(c, order="C"), alternatives
         )
-        parts = (weights.table, W, weights.b, R, head_panels, weights.bias)
+        low = self._packer.low_rows(3, B, H, dtype=h.dtype)
+        parts = (weights.table, W, weights.b, R, head_panels, weights.bias, low)
         self._draw(generation.generate_fused, parts, drawn, draws)
         return drawn._replace(h=states[len(drawn.tokens) % 2])
 
@@ -282,12 +269,14 @@ class FusedOps(NumbaOps):
         check_arrays((rows, (N, H)), (weight, (H, V)), (bias, (V,)))
         check_ids(targets, (N,), V)
         weights, whole = weights_and_sum(row_weights, N, rows.dtype)
-        W = self._panels(weight, products.VECTORS)
+        W = self._packer.panels(weight, products.VECTORS)
         sums: dict[int, tuple[float, float]] = {}
 
         def shard(s: int, e: int) -> None:
-            block = self.empty((min(ROWS_AT_ONCE, max(1, e - s)), _block_of(V, rows.dtype)), rows.dtype)
-            sums[s] = head.loss(rows, W, bias, targets, weights, block, s, e)
+            piece = min(ROWS_AT_ONCE, max(1, e - s))
+            block = self.empty((piece, _block_of(V, rows.dtype)), rows.dtype)
+            low = self._packer.low_rows(piece, H, dtype=rows.dtype)
+            sums[s] = head.loss(rows, W, bias, targets, weights, block, low, s, e)
 
         self._shards.run(shard, N, self._smallest_head(weight))
         losses, confidences = zip(*(sums[s] for s in sorted(sums)), strict=True)
@@ -312,8 +301,8 @@ class FusedOps(NumbaOps):
         check_contiguous(dweight)
         check_ids(targets, (N,), V)
         weights, whole = weights_and_sum(row_weights, N, dtype)
-        W, width = self._panels(weight, products.VECTORS), _block_of(V, dtype)
-        WT = self._blocks_of_transpose(weight, width)
+        W, width = self._packer.panels(weight, products.VECTORS), _block_of(V, dtype)
+        WT = self._packer.blocks_of_transpose(weight, width)
         drows = self.empty((N, H), dtype)
         sums: dict[int, tuple[float, Array, Array]] = {}
 
@@ -322,10 +311,11 @@ class FusedOps(NumbaOps):
             dW, db = dweight if s == 0 else self.empty(shape, dtype), self.zeros((V,), dtype)
             dW[...] = 0
             blocks = self.empty((WT.shape[0], piece, width), dtype)
-            columns = self._columns(width if transposed else H, piece, dtype)
-            panels = self._panel(piece, dtype, WT.shape[1] if transposed else 1)
+            columns = self._packer.columns(width if transposed else H, piece, dtype)
+            panels = self._packer.panel(piece, dtype, WT.shape[1] if transposed else 1)
+            low = (self._packer.low_rows(piece, K, dtype=dtype) for K in (H, width))
             loss = head.gradients(
-                rows, W, bias, targets, weights, WT, drows, dW, db, blocks, columns, panels,
+                rows, W, bias, targets, weights, WT, drows, dW, db, blocks, columns, panels, *low,
                 dtype.type(1 / whole), dtype.type(smoothing), transposed, s, e,
             )  # fmt: skip
             sums[s] = loss, dW, db
@@ -336,39 +326,9 @@ class FusedOps(NumbaOps):
         dbias[...] = sum(dbs)
         return sum(losses) / whole, drows
 
-    def _blocks_of_transpose(self, weight: Array, width: int) -> Array:
-        """Of weight (H, V), for each block of `width` columns, its transpose packed; zeros beyond V."""
-        (H, V), lanes = weight.shape, _lanes(weight.dtype)
-        count = -(-V // width)
-        panels = -(-H // (products.VECTORS * lanes))
-        blocks = self.empty((count, panels, width, products.VECTORS, lanes), weight.dtype)
-
-        def shard(s: int, e: int) -> None:
-            for n in range(s, e):
-                part = weight[:, n * width : (n + 1) * width]
-                if part.shape[1] < width:
-                    part = np.pad(part, ((0, 0), (0, width - part.shape[1])))
-                if part.flags.f_contiguous:
-                    products.pack(part.T, blocks[n], 0, panels)
-                else:
-                    products.pack_transposed(np.ascontiguousarray(part), blocks[n], 0, panels)
-
-        self._shards.run(shard, count, max(1, SMALLEST_LOOP // max(1, width * H)))
-        return blocks
-
     @staticmethod
     def _smallest_head(weight: Array) -> int:
         return max(ROWS, SMALLEST_PRODUCT // int(weight.size))
-
-    # ---- room for pieces ----------------------------------------------------------------
-
-    def _columns(self, width: int, steps: int, dtype: Any) -> Array:
-        """For `products.pack_columns`: `steps` rows of this width."""
-        return self.empty((-(-width // ROWS), steps, ROWS), dtype)
-
-    def _panel(self, steps: int, dtype: Any, count: int = 1) -> Array:
-        """For `products.pack_panel`: panels of `steps` rows."""
-        return self.empty((count, steps, products.VECTORS, _lanes(dtype)), dtype)
 
 
 class _Input(NamedTuple):
@@ -397,13 +357,7 @@ def _numbers(T: int, B: int) -> Array:
 
 def _block_of(V: int, dtype: Any) -> int:
     """How many of V symbols the head takes at a time: all of a small vocabulary."""
-    return min(V, head.PANELS * products.VECTORS * _lanes(dtype))
-
-
-def _lanes(dtype: Any) -> int:
-    """Numbers in a vector register."""
-    assert REGISTERS is not None
-    return int(REGISTERS.bits // (8 * np.dtype(dtype).itemsize))
+    return min(V, head.PANELS * products.VECTORS * lanes_of(dtype))
 
 
 def _check_layer(source: LayerInput, R: Array, h0: Array, c0: Array) -> _Input:

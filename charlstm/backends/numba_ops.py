@@ -15,11 +15,9 @@ from .layers import CIFGTape
 from .numpy_ops import NumPyOps
 from .optimizer import RULES, Update
 from .sampling import Array, Drawn, Draws, StepWeights, nothing_drawn
-from .shards import ShardPool
+from .shards import SMALLEST_LOOP, ShardPool
 
-# A second thread costs 0.02 ms, or 0.1 where it has gone to sleep. Less work than this is not worth one.
-SMALLEST_PRODUCT = 1 << 22  # multiply-adds
-SMALLEST_LOOP = 1 << 16  # elements
+SMALLEST_PRODUCT = 1 << 22  # multiply-adds: less is not worth a second thread
 
 
 class NumbaOps(NumPyOps):
