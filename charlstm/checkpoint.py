@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .backends import Ops, get_ops
+from .backends import MatmulPrecision, Ops, get_ops
 from .config import ModelConfig
 from .data import Tokenizer, load_tokenizer
 from .errors import CheckpointError, UsageError
@@ -81,20 +81,26 @@ def model_files(model: CIFGModel, tokenizer: Tokenizer | None, card: str) -> dic
 
 
 def load(
-    directory: Path, backend: str | Ops = "auto", threads: int | None = None
+    directory: Path,
+    backend: str | Ops = "auto",
+    threads: int | None = None,
+    matmul_precision: MatmulPrecision = "highest",
 ) -> tuple[CIFGModel, Tokenizer]:
     """The language model and tokenizer of a directory, on any backend.
 
     Raises CheckpointError as `load_model`, and for a model of any other kind.
     """
-    model, tokenizer = load_model(directory, backend, threads)
+    model, tokenizer = load_model(directory, backend, threads, matmul_precision)
     if tokenizer is None or model.emit != "every":
         raise CheckpointError(f"{directory / 'config.json'} does not describe a language model")
     return model, tokenizer
 
 
 def load_model(
-    directory: str | Path, backend: str | Ops = "auto", threads: int | None = None
+    directory: str | Path,
+    backend: str | Ops = "auto",
+    threads: int | None = None,
+    matmul_precision: MatmulPrecision = "highest",
 ) -> tuple[CIFGModel, Tokenizer | None]:
     """The model of a directory, on any backend, and its tokenizer where it reads tokens.
 
@@ -119,7 +125,7 @@ def load_model(
         raise CheckpointError(f"{directory / 'config.json'} is not usable: feature vectors have no tokenizer")
     known = {field.name for field in dataclasses.fields(ModelConfig)}
     weights = _unpacked(directory / "model.safetensors")
-    ops = get_ops(backend, threads)
+    ops = get_ops(backend, threads, matmul_precision)
     try:
         model_config = from_dict(ModelConfig, {k: v for k, v in config.items() if k in known}, "config.json")
         # before anything of these sizes is made

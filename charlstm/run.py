@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import checkpoint, pretrained
-from .backends import Ops
+from .backends import MatmulPrecision, Ops
 from .card import Card, Figure
 from .config import Config, DataConfig, OnUnknown
 from .data import KEPT_STDIN, STDIN, Corpus, Part, Tokenizer, Windows, part_of
@@ -229,10 +229,15 @@ class Run:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, backend: str | Ops = "auto", *, threads: int | None = None
+        cls,
+        directory: str | Path,
+        backend: str | Ops = "auto",
+        *,
+        threads: int | None = None,
+        matmul_precision: MatmulPrecision = "highest",
     ) -> Run:
         """What `save_pretrained` wrote; the same as `charlstm.load`."""
-        return load(directory, backend, threads=threads)
+        return load(directory, backend, threads=threads, matmul_precision=matmul_precision)
 
     def save_pretrained(
         self, directory: str | Path, *, license: str | None = None, force: bool = False
@@ -310,7 +315,12 @@ def parts_of(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
 
 
 def load(
-    directory: str | Path, backend: str | Ops = "auto", *, which: Which = "best", threads: int | None = None
+    directory: str | Path,
+    backend: str | Ops = "auto",
+    *,
+    which: Which = "best",
+    threads: int | None = None,
+    matmul_precision: MatmulPrecision = "highest",
 ) -> Run:
     """A run directory's best (or last) checkpoint, or any model directory, on any backend.
 
@@ -320,7 +330,7 @@ def load(
     """
     directory = Path(directory)
     source = model_directory(directory, which)
-    model, tokenizer = checkpoint.load(source, backend, threads)
+    model, tokenizer = checkpoint.load(source, backend, threads, matmul_precision)
     return Run(directory, model, tokenizer, None if source == directory else source.name)
 
 

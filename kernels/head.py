@@ -67,7 +67,9 @@ def loss(rows, W, bias, targets, weights, block, low, start, stop):
         count = min(piece, stop - first)
         left, left_at = left_rows(rows, first, 0, count, low, 0)
         for symbol in range(0, bias.shape[0], block.shape[1]):
-            _exponentials(left, left_at, W, bias, targets, first, count, symbol, block, largest, totals, scores)
+            _exponentials(
+                left, left_at, W, bias, targets, first, count, symbol, block, largest, totals, scores
+            )
         for k in range(count):
             weight = np.float64(weights[first + k])
             total += weight * (np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k]))
@@ -120,8 +122,8 @@ def gradients(
     Gradients are those of that sum, its targets smoothed, times `scale`. rows (N, H); W: weight
     (H, V) in panels, WT: blocks of its transpose in panels; dW (H, V), or (V, H) if `transposed`. Room:
     blocks (V / width, piece, width) for logits, columns (H or width / ROWS, piece, ROWS) for what is left
-    in the product that gives dW, panels (1 or all of H, piece, 3, lanes) for what is right in it; low and low_block, for
-    `piece` rows and as many of a block, are what `left_rows` asks for, or None.
+    in the product that gives dW, panels (1 or all of H, piece, 3, lanes) for what is right in it; low and
+    low_block, for `piece` rows and as many of a block, are what `left_rows` asks for, or None.
     """
     (piece, width), H, V, total = blocks.shape[1:], rows.shape[1], bias.shape[0], 0.0
     step = VECTORS * panels.shape[3]

@@ -8,7 +8,17 @@ from numba.extending import intrinsic, overload
 
 from .compiling import OPTIONS, kernel
 from .tiles import ROWS, add_products, zeros
-from .vectors import INT, at, lanes_of, pack_numbers, pack_vector, per_number, round_vector, switch, transpose_block
+from .vectors import (
+    INT,
+    at,
+    lanes_of,
+    pack_numbers,
+    pack_vector,
+    per_number,
+    round_vector,
+    switch,
+    transpose_block,
+)
 
 VECTORS = 3  # of columns in a tile
 HEIGHTS = [n for n in (8, 4, 2, 1) if n <= ROWS]  # rows of a tile: each costs time to compile
@@ -156,13 +166,17 @@ def pack_panel(B, first, depth, column, panels, block, k):
         for v in range(vectors):
             start, step = column + v * lanes, block * panels.shape[1] + k + n // per
             pack_vector(
-                at(B, (first + n) * N + start), N, depth - n, at(panels, (step * vectors + v) * lanes), N - start
+                at(B, (first + n) * N + start),
+                N,
+                depth - n,
+                at(panels, (step * vectors + v) * lanes),
+                N - start,
             )
 
 
 @njit(**OPTIONS)
 def round_rows(a, first, count, rows, to):
-    """Rows `first` to `first + count` of a (..., K) as pairs of bfloat16, zeros beyond, to those from `to` on of (..., P)."""
+    """Rows `first` to `first + count` of a (..., K) as bfloat16 pairs, then zeros: rows `to` and on of (..., P)."""
     K, P = a.shape[-1], rows.shape[-1]
     for n in range(count):
         for k in range(0, 2 * P, 16):
@@ -172,8 +186,8 @@ def round_rows(a, first, count, rows, to):
 def left_rows(a, first, start, stop, low, to):
     """Rows `start` to `stop` of those from `first` on of a (..., K) as a product reads them.
 
-    Returns an array, and where in it row 0 begins: a itself; or, where right matrices are packed in pairs, low (..., P), to
-    whose rows from `to` on they have been rounded. low is None for a.
+    Returns an array, and where in it row 0 begins: a itself; or, where right matrices are packed in pairs,
+    low (..., P), to whose rows from `to` on they have been rounded. low is None for a.
     """
     raise RuntimeError("for use in Numba functions only")
 

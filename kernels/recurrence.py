@@ -25,7 +25,27 @@ UNITS = 2  # vectors in a tile of backward: two of units
 
 @intrinsic
 def _forward_tile(
-    typing, rows, H, unit, table, ids, x, D, W, W_depth, h, P, R, R_depth, c, c_next, h_next, low, gates, ahead, sizes
+    typing,
+    rows,
+    H,
+    unit,
+    table,
+    ids,
+    x,
+    D,
+    W,
+    W_depth,
+    h,
+    P,
+    R,
+    R_depth,
+    c,
+    c_next,
+    h_next,
+    low,
+    gates,
+    ahead,
+    sizes,
 ):
     """One time step for 1 to ROWS rows of the batch and the units from `unit` on.
 
@@ -91,9 +111,10 @@ def _backward_tile(
 ):
     """Back through one time step, for 1 to ROWS rows of the batch and the units from `unit` on.
 
-    Pointers: `R` to a panel of the transpose; `da_after` to the first row of da_{t+1}, rows of G numbers of which
-    `depth` are read (all of the panel's, or 0 at the last time step); the others to the tile's first
-    number. dc is changed in place. `low`, rows of G pairs, takes da in bfloat16; None where no product wants it. `ahead` and `sizes`: pointers and numbers for `tiles.Ahead`.
+    Pointers: `R` to a panel of the transpose; `da_after` to the first row of da_{t+1}, rows of G numbers of
+    which `depth` are read (all of the panel's, or 0 at the last time step); the others to the tile's first
+    number. dc is changed in place. `low`, rows of G pairs, takes da in bfloat16; None where no product
+    wants it. `ahead` and `sizes`: pointers and numbers for `tiles.Ahead`.
     """
     rounds = not isinstance(low, types.NoneType)
 
@@ -186,10 +207,10 @@ def forward_step(
 ):
     """One time step for rows `start` to `stop` of the batch: writes c_next, h_next, low and gates.
 
-    table (V, 3H), ids (B,), x_t from number x_at on of (..., D), unless D is 0; W and R as panels; h_{t-1} from number h_at
-    on of (..., H); c, c_next and h_next (B, H), of which c_next may be c; gates from row `gates_row` on of (..., 3H), or
-    None to keep none. Where the panels hold pairs of bfloat16, so do x and h, as of `left_rows`, and low, which from
-    number low_at on takes h_next; else it is None.
+    table (V, 3H), ids (B,), x_t from number x_at on of (..., D), unless D is 0; W and R as panels; h_{t-1}
+    from number h_at on of (..., H); c, c_next and h_next (B, H), of which c_next may be c; gates from row
+    `gates_row` on of (..., 3H), or None to keep none. Where the panels hold pairs of bfloat16, so do x and h,
+    as of `left_rows`, and low, which from number low_at on takes h_next; else it is None.
     """
     H, P = h_next.shape[1], h.shape[-1]
     blocks, lanes = R.shape[0], R.shape[3]
@@ -210,7 +231,8 @@ def forward_step(
                 at(x, x_at + row * D), D, at(W, block * W_depth * GATES * lanes), W_depth,
                 at(h, h_at + row * P), P, at(R, block * R_depth * GATES * lanes), R_depth,
                 at(c, row * H + unit), at(c_next, row * H + unit), at(h_next, row * H + unit),
-                at(low, low_at + row * P + unit // per), at(gates, (gates_row + row) * GATES * H + unit), ahead, sizes,
+                at(low, low_at + row * P + unit // per), at(gates, (gates_row + row) * GATES * H + unit),
+                ahead, sizes,
             )  # fmt: skip
 
 
@@ -230,8 +252,8 @@ def forward(table, ids, x, W, R, h, c, gates, low, low_x, start, stop):
         before, before_at = block_of(h, t, low, t % 2)
         _, after_at = block_of(h, t + 1, low, (t + 1) % 2)
         forward_step(
-            table, ids[t], inputs, inputs_at, inputs.shape[-1], W, R, before, before_at, c[t % slots], c[(t + 1) % slots],
-            h[t + 1], low, after_at, gates, t * B, start, stop,
+            table, ids[t], inputs, inputs_at, inputs.shape[-1], W, R, before, before_at, c[t % slots],
+            c[(t + 1) % slots], h[t + 1], low, after_at, gates, t * B, start, stop,
         )  # fmt: skip
 
 
@@ -283,7 +305,9 @@ def backward(
                         at(low, (slot * count + first) * G + unit // per), ahead, sizes,
                     )  # fmt: skip
             for source, columns in ((h, h_columns), (x, x_columns)):
-                pack_columns(source, t * B + start, count, columns, 0, columns.shape[0], (t - begin) * per_step)
+                pack_columns(
+                    source, t * B + start, count, columns, 0, columns.shape[0], (t - begin) * per_step
+                )
             for k in range(count):
                 into, row_da = ids[t, start + k] * GATES * H, (slot * count + k) * GATES * H
                 for n in range(0, GATES * H, lanes):
@@ -295,7 +319,9 @@ def backward(
         rows_da, depth = da.reshape(-1, GATES * H), (end - begin) * per_step
         for column in range(0, GATES * H, VECTORS * panel.shape[3]):
             for t in range(begin, end):
-                pack_panel(rows_da, (t - begin + empty) * count, count, column, panel, 0, (t - begin) * per_step)
+                pack_panel(
+                    rows_da, (t - begin + empty) * count, count, column, panel, 0, (t - begin) * per_step
+                )
             add_columns(h_columns, panel, depth, dR, column, 0, h_columns.shape[0])
             add_columns(x_columns, panel, depth, dW, column, 0, x_columns.shape[0])
         for k in range(count):

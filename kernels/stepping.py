@@ -16,7 +16,7 @@ def step(table, W, b, R, head, bias, low, tokens, h, h_next, c, logits, start, s
     W, R and head are packed in panels, as for `generate_fused`. Where they hold pairs, low (3, B, P) is room for
     states of a layer in pairs; else it is None.
     """
-    L, B, H = h.shape
+    L, B = h.shape[:2]
     V, zeros = bias.shape[0], np.zeros(B, np.int64)
     for k in range(L):
         x, x_at = block_of(h_next, max(0, k - 1), low, (k + 1) % 2)

@@ -44,12 +44,20 @@ def host_registers() -> Registers | None:
     Numba compiles for this machine unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say otherwise, which
     is how the tests force narrower registers or none.
     """
-    text = codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
-    has = {feature[1:] for feature in text.split(",") if feature.startswith("+")}
-    return next((registers for registers in KNOWN if registers.needs <= has), None)
+    return next((registers for registers in KNOWN if all(map(_has, registers.needs))), None)
+
+
+def _features() -> str:
+    """What Numba compiles for."""
+    return str(codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES)
+
+
+def _has(feature: str) -> bool:
+    return f"+{feature}" in _features().split(",")
 
 
 REGISTERS = host_registers()
+HAS_PAIRS = REGISTERS is KNOWN[0] and _has("avx512bf16")  # products of pairs of bfloat16
 
 
 class _BFloat(ir.Type):
@@ -102,7 +110,9 @@ class Lanes:
         if mask is None:
             return self.builder.load(pointer, align=self.size, typ=self.vector)
         name = f"llvm.masked.load.{self._suffix}.p0"
-        return self._call(name, self.vector, pointer, ir.Constant(INT32, self.size), mask, ir.Constant(self.vector, None))
+        return self._call(
+            name, self.vector, pointer, ir.Constant(INT32, self.size), mask, ir.Constant(self.vector, None)
+        )
 
     def store(self, value: Value, pointer: Value, mask: Value | None = None) -> None:
         if mask is None:

@@ -10,6 +10,7 @@ from .checks import check_dtype
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .ops import Ops
 from .optimizer import RULES, Update
+from .precision import MatmulPrecision
 from .sampling import (
     PLAIN,
     SAMPLERS,
@@ -25,20 +26,24 @@ from .sampling import (
 )
 
 __all__ = [
-    "BACKENDS", "PLAIN", "RULES", "SAMPLERS", "Array", "CIFGTape", "Drawn", "Draws", "LayerGradients", "LayerInput",
-    "Ops", "Sampler", "Scores", "StepWeights", "Update", "check_dtype", "describe_backends", "draw", "get_ops",
-    "no_constraint", "plain_draws", "unavailable",
+    "BACKENDS", "PLAIN", "RULES", "SAMPLERS", "Array", "CIFGTape", "Drawn", "Draws", "LayerGradients",
+    "LayerInput", "MatmulPrecision", "Ops", "Sampler", "Scores", "StepWeights", "Update", "check_dtype",
+    "describe_backends", "draw", "get_ops", "no_constraint", "plain_draws", "unavailable",
 ]  # fmt: skip
 
 BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}
 
 
-def get_ops(name: str | Ops = "auto", threads: int | None = None) -> Ops:
+def get_ops(
+    name: str | Ops = "auto", threads: int | None = None, matmul_precision: MatmulPrecision = "highest"
+) -> Ops:
     """The ops of a backend: "numpy", "numba", "cupy", or "auto" for the fastest that can run.
 
     "auto" takes cupy where there is a GPU that it can use, then numba, then numpy. `threads`
     limits the threads of the host; None reads CHARLSTM_NUM_THREADS, else takes every usable core.
-    Raises UsageError for an unknown name and BackendError for one that cannot run here.
+    `matmul_precision` says how exactly float32 matrix products are made (`MatmulPrecision`); where the device has no
+    faster ones, it says so once and makes them as "highest". An `Ops` keeps its own.
+    Raises UsageError for an unknown name or precision and BackendError for one that cannot run here.
 
     >>> ops = get_ops("numpy", threads=1)
     >>> ops.softmax(ops.asarray([[0.0, 0.0, 0.0, 0.0]])).tolist()
@@ -56,7 +61,7 @@ def get_ops(name: str | Ops = "auto", threads: int | None = None) -> Ops:
     module, _, cls = BACKENDS[name].partition(".")
     if name == "numba" and import_module("..kernels.vectors", __name__).REGISTERS:
         module, cls = "fused_ops", "FusedOps"
-    ops: Ops = getattr(import_module(f".{module}", __name__), cls)(threads)
+    ops: Ops = getattr(import_module(f".{module}", __name__), cls)(threads, matmul_precision)
     return ops
 
 
@@ -88,5 +93,6 @@ def describe_backends() -> list[dict[str, Any]]:
             ops = get_ops(name)
             blas = None if name == "cupy" else blas_info()
             row |= {"device": ops.device(), "threads": ops.threads(), "blas": blas}
+            row["matmul_precision"] = get_ops(name, matmul_precision="auto").matmul_precision
         described.append(row)
     return described

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import BackendError
 from .checks import check_dtype
 from .ops import Ops
+from .precision import MatmulPrecision
 from .sampling import Array
 
 BLOCK = 256  # threads in a block
@@ -21,7 +22,7 @@ class CuPyOps(Ops):
 
     name: ClassVar[str] = "cupy"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, matmul_precision: MatmulPrecision = "highest") -> None:
         """`threads` is accepted as by every backend; the host's threads have nothing to do here."""
         reason = cupy_unavailable()
         if reason:

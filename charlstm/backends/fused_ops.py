@@ -13,6 +13,7 @@ from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_rec
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .numba_ops import SMALLEST_PRODUCT, NumbaOps
 from .packing import Packer, lanes_of
+from .precision import MatmulPrecision
 from .sampling import Array, Drawn, Draws, StepWeights, nothing_drawn
 from .shards import SMALLEST_LOOP
 
@@ -24,9 +25,9 @@ SMALLEST_PACKED = 1 << 19  # multiply-adds of a product for which packing pays; 
 class FusedOps(NumbaOps):
     """Each thread takes its rows of the batch through a whole layer, input product included."""
 
-    def __init__(self, threads: int | None = None, matmul_precision: str = "highest") -> None:
-        super().__init__(threads)
-        self._packer = Packer(self.empty, self._shards, matmul_precision == "medium")
+    def __init__(self, threads: int | None = None, matmul_precision: MatmulPrecision = "highest") -> None:
+        super().__init__(threads, matmul_precision)
+        self._packer = Packer(self.empty, self._shards, self.matmul_precision == "medium")
 
     # ---- products -----------------------------------------------------------------------
 
@@ -184,7 +185,10 @@ class FusedOps(NumbaOps):
             da[-1] = 0
             low = self._packer.low_rows(steps + 1, e - s, 3 * H, dtype=dh.dtype)
             n = steps * (e - s + (e - s) % 2)  # pairs are of rows of the same time step
-            room = *(self._packer.columns(width, n, dh.dtype) for width in (H, D)), self._packer.panel(n, dh.dtype)
+            room = (
+                *(self._packer.columns(width, n, dh.dtype) for width in (H, D)),
+                self._packer.panel(n, dh.dtype),
+            )
             recurrence.backward(
                 dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx, *own, da, low, *room, s, e
             )  # fmt: skip
@@ -222,7 +226,20 @@ class FusedOps(NumbaOps):
         h_next, c_next = np.empty_like(h), np.array(c, order="C")
         logits = np.empty((B, V), h.dtype)
         low = self._packer.low_rows(3, B, H, dtype=h.dtype)
-        parts = (weights.table, W, weights.b, R, head_panels, weights.bias, low, tokens, h, h_next, c_next, logits)
+        parts = (
+            weights.table,
+            W,
+            weights.b,
+            R,
+            head_panels,
+            weights.bias,
+            low,
+            tokens,
+            h,
+            h_next,
+            c_next,
+            logits,
+        )
         self._shards.run(lambda s, e: stepping.step(*parts, s, e), B, max(1, SMALLEST_PRODUCT // R.size))
         return logits, h_next, c_next
 

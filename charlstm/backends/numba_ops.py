@@ -14,6 +14,7 @@ from .dropout import draw_bits, threshold_and_factor
 from .layers import CIFGTape
 from .numpy_ops import NumPyOps
 from .optimizer import RULES, Update
+from .precision import MatmulPrecision
 from .sampling import Array, Drawn, Draws, StepWeights, nothing_drawn
 from .shards import SMALLEST_LOOP, ShardPool
 
@@ -28,8 +29,8 @@ class NumbaOps(NumPyOps):
 
     name: ClassVar[str] = "numba"
 
-    def __init__(self, threads: int | None = None) -> None:
-        super().__init__(threads)
+    def __init__(self, threads: int | None = None, matmul_precision: MatmulPrecision = "highest") -> None:
+        super().__init__(threads, matmul_precision)
         self._shards = ShardPool(self._threads)
 
     def threads(self) -> int:

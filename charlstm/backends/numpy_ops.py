@@ -15,6 +15,7 @@ from threadpoolctl import ThreadpoolController
 from .ops import Ops
 from .optimizer import Update
 from .pool import MemoryPool
+from .precision import MatmulPrecision, on_host
 from .sampling import Array
 from .threads import THREADS_VARIABLE, thread_count
 
@@ -30,8 +31,9 @@ class NumPyOps(Ops):
 
     name: ClassVar[str] = "numpy"
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int | None = None, matmul_precision: MatmulPrecision = "highest") -> None:
         super().__init__(np)
+        self.matmul_precision = on_host(matmul_precision, self.name)
         self._threads = thread_count(threads)
         self._pool = MemoryPool()
         self._limited = threads is not None or THREADS_VARIABLE in os.environ

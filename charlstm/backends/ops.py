@@ -29,6 +29,7 @@ from .checks import check_recurrence
 from .dropout import draw_bits, threshold_and_factor
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .optimizer import RULES, Update
+from .precision import MatmulPrecision
 from .sampling import (
     Array,
     Drawn,
@@ -43,6 +44,8 @@ class Ops:
     """The default ops, on any namespace of the array API standard."""
 
     name: ClassVar[str] = "array"
+    matmul_precision: MatmulPrecision = "highest"
+    """What float32 matrix products are made with."""
 
     def __init__(self, xp: Any) -> None:
         self.xp = xp

@@ -66,7 +66,9 @@ class Packer:
                 if part.flags.f_contiguous:
                     products.pack(part.T, blocks[n], 0, panels)
                 else:
-                    products.pack_transposed(self._along_rows(np.ascontiguousarray(part)), blocks[n], 0, panels)
+                    products.pack_transposed(
+                        self._along_rows(np.ascontiguousarray(part)), blocks[n], 0, panels
+                    )
 
         self._shards.run(shard, count, max(1, SMALLEST_LOOP // max(1, width * H)))
         return blocks

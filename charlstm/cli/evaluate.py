@@ -15,7 +15,7 @@ from rich.table import Table
 from ..config import differing
 from ..evaluation import DetailedEvaluation, EvaluationConfig
 from ..run import Split, Which, load
-from .options import Backend, Json, Threads, Unknown, tell_unknown
+from .options import Backend, Json, Precision, Threads, Unknown, tell_unknown
 from .quality import Sampling, TextQualityOptions, check_options, print_text_quality
 
 FIGURES = (  # as they are printed: name, label, unit
@@ -48,6 +48,7 @@ def evaluate(
     which: Which = "best",
     backend: Backend = "auto",
     threads: Threads = None,
+    matmul_precision: Precision = "highest",
     json_output: Json = False,
 ) -> None:
     """Measure how well a trained model predicts a text.
@@ -85,7 +86,7 @@ def evaluate(
     sampling = sampling if sampling is not None else Sampling()
     options = options if options is not None else EvaluationConfig()
     check_options(quality, sampling, [*(["windows"] if windows else []), *differing(options)], split)
-    loaded = load(run, backend, which=which, threads=threads)
+    loaded = load(run, backend, which=which, threads=threads, matmul_precision=matmul_precision)
     own = (
         quality.text_quality and data is None
     )  # a run knows its text's encoding: this is the generated one's

@@ -22,7 +22,7 @@ from ..run import Run, Which, load
 from ..sampling import SamplingConfig
 from ..wording import printable
 from .interactive import CHOICES, interact
-from .options import Backend, Json, Threads, Unknown, tell_unknown
+from .options import Backend, Json, Precision, Threads, Unknown, tell_unknown
 
 
 def generate(
@@ -41,6 +41,7 @@ def generate(
     which: Which = "best",
     backend: Backend = "auto",
     threads: Threads = None,
+    matmul_precision: Precision = "highest",
     json_output: Json = False,
     alternatives: int = 0,
 ) -> None:
@@ -98,7 +99,7 @@ def generate(
     ):
         if given and not effective:
             raise UsageError(f"{option} does nothing here: --help tells what it goes with")
-    loaded = load(run, backend, which=which, threads=threads)
+    loaded = load(run, backend, which=which, threads=threads, matmul_precision=matmul_precision)
     start = _prompt(prompt, prompt_file, loaded.tokenizer)
     tell_unknown(loaded.tokenizer, loaded.tokenizer.unknown(start), on_unknown)
     if interactive:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from ..backends import MatmulPrecision
 from ..config import OnUnknown
 from ..data import Tokenizer
 
@@ -19,6 +20,15 @@ Backend = Annotated[
 ]
 Threads = Annotated[
     int | None, Parameter(help="Threads [default: CHARLSTM_NUM_THREADS, else one for each usable core].")
+]
+Precision = Annotated[
+    MatmulPrecision,
+    Parameter(
+        name="--matmul-precision",
+        help="How exactly float32 matrix products are made: highest, float32 throughout; medium, operands rounded to "
+        "bfloat16, up to twice as fast where the processor has such products; high, nearly as exact as highest; "
+        "auto, medium where it is faster.",
+    ),
 ]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object on stdout.")]
 Unknown = Annotated[

@@ -10,10 +10,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..backends import get_ops
 from ..errors import UsageError
 from ..run import Run, Which, load
 from ..serve import ServeConfig
-from .options import Backend, Threads
+from .options import Backend, Precision, Threads
 
 
 def serve(
@@ -22,6 +23,7 @@ def serve(
     which: Which = "best",
     backend: Backend = "auto",
     threads: Threads = None,
+    matmul_precision: Precision = "highest",
 ) -> None:
     """Serve trained models: a page to write with, and an API in OpenAI's format of completions.
 
@@ -51,7 +53,8 @@ def serve(
         from ..serve.command import serve as start
     except ImportError as error:
         raise UsageError(f'serving needs {error.name}: pip install "charlstm[serve]"') from None
-    named = _named([load(run, backend, which=which, threads=threads) for run in runs])
+    ops = get_ops(backend, threads, matmul_precision)
+    named = _named([load(run, ops, which=which) for run in runs])
 
     def tell(address: str) -> None:
         print(

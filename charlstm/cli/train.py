@@ -13,10 +13,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from ..backends import get_ops
 from ..errors import UsageError
 from ..training import ConsoleReporter, Reporter, StopSignals, prepare, reopen
 from .configuration import DataOptions, ModelOptions, TrainingOptions, configured, preset_help, tables
-from .options import COMMAND, Backend, Json, Threads
+from .options import COMMAND, Backend, Json, Precision, Threads
 from .results import find, rehearsed, result, tell
 
 
@@ -29,6 +30,7 @@ def train(
     config_file: Annotated[Path | None, Parameter(name="--config")] = None,
     backend: Backend | None = None,
     threads: Threads = None,
+    matmul_precision: Precision | None = None,
     out: Path | None = None,
     resume_from: Annotated[Path | None, Parameter(name="--resume")] = None,
     init_from: Path | None = None,
@@ -90,7 +92,13 @@ def train(
                 "--preset, --init-from, --extend-vocab, --find-lr and --dry-run"
             )
         trainer = reopen(
-            resume_from, flags, backend=backend, threads=threads, reporter=reporter, command=COMMAND.get()
+            resume_from,
+            flags,
+            backend=backend,
+            threads=threads,
+            matmul_precision=matmul_precision,
+            reporter=reporter,
+            command=COMMAND.get(),
         )
     else:
         if find_lr and dry_run:
@@ -98,10 +106,11 @@ def train(
         config, given = configured(preset, config_file, flags)
         if init_from is not None and "data" not in given.get("data", {}):
             raise UsageError("--init-from goes with --data, the text to train on")
+        ops = get_ops(backend or "auto", threads, matmul_precision or "highest")
         with TemporaryDirectory() if dry_run or find_lr else nullcontext(out) as directory:
             trainer = prepare(
-                config.data.data, config, directory, backend or "auto", threads, reporter,
-                init_from, extend_vocab, given=given, command=COMMAND.get(),
+                config.data.data, config, directory, ops, None, reporter, init_from, extend_vocab,
+                given=given, command=COMMAND.get(),
             )  # fmt: skip
             if dry_run:
                 rehearsed(trainer, json_output)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..backends import Array, LayerInput, Ops, StepWeights, get_ops
+from ..backends import Array, LayerInput, MatmulPrecision, Ops, StepWeights, get_ops
 from ..cifg import StackTape, State, stack_backward, stack_forward, stack_outputs
 from ..config import ModelConfig
 from ..errors import UsageError
@@ -45,6 +45,7 @@ class CIFGModel:
     seed         of the initial weights; the same weights on every backend. None leaves them
                  uninitialised, for weights that are about to be written
     threads      of the host; None: CHARLSTM_NUM_THREADS, else every usable core
+    matmul_precision  "highest", "high", "medium" or "auto": how exactly products are made (`get_ops`)
 
     Raises UsageError for sizes that are not positive, BackendError for a backend that cannot run.
     """
@@ -59,6 +60,7 @@ class CIFGModel:
         backend: str | Ops = "auto",
         seed: int | None = 0,
         threads: int | None = None,
+        matmul_precision: MatmulPrecision = "highest",
     ) -> None:
         self.config = config if config is not None else ModelConfig()
         if output_size < 1 or (input_size is not None and input_size < 1):
@@ -77,7 +79,7 @@ class CIFGModel:
                 "or use embedding_dropout, which drops whole tokens"
             )
         self.output_size, self.input_size, self.emit = output_size, input_size, emit
-        self.ops = get_ops(backend, threads)
+        self.ops = get_ops(backend, threads, matmul_precision)
         self.shapes = parameter_shapes(self.config, output_size, input_size)
         self.parameters = ParameterBuffer(self.ops, self.shapes, self.config.dtype)
         if seed is not None:
@@ -370,10 +372,13 @@ class LanguageModel(CIFGModel):
         dtype: Literal["float32", "float64"] = ModelConfig.dtype,
         seed: int = 0,
         threads: int | None = None,
+        matmul_precision: MatmulPrecision = "highest",
         **options: Any,
     ) -> None:
         config = ModelConfig(hidden_size, num_layers, embedding_size, dropout, dtype, **options)
-        super().__init__(vocab_size, config, backend=backend, seed=seed, threads=threads)
+        super().__init__(
+            vocab_size, config, backend=backend, seed=seed, threads=threads, matmul_precision=matmul_precision
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -400,9 +405,17 @@ class SequenceClassifier(CIFGModel):
         dtype: Literal["float32", "float64"] = ModelConfig.dtype,
         seed: int = 0,
         threads: int | None = None,
+        matmul_precision: MatmulPrecision = "highest",
         **options: Any,
     ) -> None:
         config = ModelConfig(hidden_size, num_layers, None, dropout, dtype, **options)
         super().__init__(
-            num_classes, config, input_size=input_size, emit=emit, backend=backend, seed=seed, threads=threads
+            num_classes,
+            config,
+            input_size=input_size,
+            emit=emit,
+            backend=backend,
+            seed=seed,
+            threads=threads,
+            matmul_precision=matmul_precision,
         )

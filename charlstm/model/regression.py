@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from ..backends import Array, Ops
+from ..backends import Array, MatmulPrecision, Ops
 from ..cifg import State
 from ..config import ModelConfig
 from ..errors import UsageError
@@ -32,11 +32,19 @@ class SequenceRegressor(CIFGModel):
         dtype: Literal["float32", "float64"] = ModelConfig.dtype,
         seed: int | None = 0,
         threads: int | None = None,
+        matmul_precision: MatmulPrecision = "highest",
         **options: Any,
     ) -> None:
         config = ModelConfig(hidden_size, num_layers, None, dropout, dtype, **options)
         super().__init__(
-            output_size, config, input_size=input_size, emit=emit, backend=backend, seed=seed, threads=threads
+            output_size,
+            config,
+            input_size=input_size,
+            emit=emit,
+            backend=backend,
+            seed=seed,
+            threads=threads,
+            matmul_precision=matmul_precision,
         )
 
     def posterior(

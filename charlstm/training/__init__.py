@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..backends import Ops, get_ops
+from ..backends import MatmulPrecision, Ops, get_ops
 from ..checkpoint import read_json
 from ..config import LIMITS, Config, DataConfig, Tables, TrainingConfig, differing, without_effect
 from ..data import (
@@ -53,6 +53,7 @@ def train(
     out: str | Path | None = None,
     backend: str | Ops = "auto",
     threads: int | None = None,
+    matmul_precision: MatmulPrecision = "highest",
     init_from: str | Path | None = None,
     extend_vocab: bool = False,
     quiet: bool = False,
@@ -62,6 +63,7 @@ def train(
     data     what `DataConfig.data` describes: a file, a directory, a glob, an address, a name; or a `Corpus`
     config   model, data and training options; `config.data.data` gives way to `data`
     out      the run directory to make; None: the first free runs/NAME-N
+    backend, threads, matmul_precision   what computes, and how (`charlstm.backends.get_ops`)
     init_from     a run or model directory whose weights, sizes and vocabulary this one starts with;
                   of the model's options only what is dropped is then free
     extend_vocab  learn characters (or words) that `init_from` does not know
@@ -75,7 +77,8 @@ def train(
     if not isinstance(config, Config):
         raise UsageError(f"config must be a charlstm.Config, not a {type(config).__name__}")
     reporter = Reporter() if quiet else ConsoleReporter()
-    return _finish(prepare(data, config, out, backend, threads, reporter, init_from, extend_vocab))
+    ops = get_ops(backend, threads, matmul_precision)
+    return _finish(prepare(data, config, out, ops, None, reporter, init_from, extend_vocab))
 
 
 def resume(
@@ -84,6 +87,7 @@ def resume(
     *,
     backend: str | Ops | None = None,
     threads: int | None = None,
+    matmul_precision: MatmulPrecision | None = None,
     quiet: bool = False,
     corpus: Corpus | None = None,
 ) -> Run:
@@ -91,7 +95,7 @@ def resume(
 
     limits   new values for max_time, max_steps and epochs, counted from the run's very start;
              they take the place of the run's, and early_stopping of the run's; other options must be the run's
-    backend  and threads: those that the run was started with, unless given
+    backend, threads, matmul_precision   those that the run was started with, unless given
     quiet    print no progress on stderr
     corpus   the text, for a run that was not started from a file or name
 
@@ -100,8 +104,11 @@ def resume(
     """
     reporter = Reporter() if quiet else ConsoleReporter()
     return _finish(
-        reopen(directory, limits, backend=backend, threads=threads, reporter=reporter, corpus=corpus)
-    )
+        reopen(
+            directory, limits, backend=backend, threads=threads, matmul_precision=matmul_precision,
+            reporter=reporter, corpus=corpus,
+        )
+    )  # fmt: skip
 
 
 def _finish(trainer: Trainer) -> Run:
@@ -285,6 +292,7 @@ def reopen(
     *,
     backend: str | Ops | None = None,
     threads: int | None = None,
+    matmul_precision: MatmulPrecision | None = None,
     reporter: Reporter | None = None,
     corpus: Corpus | None = None,
     command: str | None = None,
@@ -295,7 +303,7 @@ def reopen(
              they take the place of the run's, and early_stopping of the run's; other options must
              be the run's. Of a `TrainingConfig`, fields that are the defaults count as not given;
              of tables (`Config.from_tables`) every option is given
-    backend  and threads: those that the run was started with, unless given
+    backend, threads, matmul_precision   those that the run was started with, unless given
     corpus   the text, for a run that was not started from a file or name
     command  the command line that asked for it, where there was one
 
@@ -312,7 +320,9 @@ def reopen(
     started = read_json(directory / "env.json")
     backend = backend if backend is not None else str(started.get("backend", "auto"))
     threads = threads if threads is not None else started.get("threads")
-    run = load(directory, get_ops(backend, threads), which="last")
+    if matmul_precision is None:  # runs of earlier versions do not name it
+        matmul_precision = started.get("matmul_precision", "highest")
+    run = load(directory, get_ops(backend, threads, matmul_precision), which="last")
     if corpus is None:  # skipping: new characters show in the text's hash
         policy = run.tokenizer.policy(config.data.on_unknown)
         corpus = Corpus.load(run.data_config, run.tokenizer, "skip" if policy == "error" else policy)

@@ -135,6 +135,7 @@ def environment(
         "backend": ops.name,
         "device": ops.device(),
         "threads": ops.threads(),
+        "matmul_precision": ops.matmul_precision,
         "git": _git_commit(),
         "parameters": model.num_parameters,
         "init_from": None,

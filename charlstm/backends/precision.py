@@ -1,0 +1,44 @@
+"""How exactly matrix products are made; names as in PyTorch's `set_float32_matmul_precision`."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+from typing import Literal, get_args
+
+from ..errors import UsageError
+
+MatmulPrecision = Literal["highest", "high", "medium", "auto"]
+"""highest: float32 throughout. high: operands split into parts of bfloat16, nearly as exact. medium: operands
+rounded to bfloat16. auto: medium where that is faster. Parameters, gradients, states and sums are float32 in all."""
+
+_log = logging.getLogger("charlstm")
+_told: set[str] = set()
+
+
+def on_host(asked: MatmulPrecision, backend: str) -> MatmulPrecision:
+    """What a backend of the host makes products with where that is asked for; says once why it is not that."""
+    if asked not in get_args(MatmulPrecision):
+        raise UsageError(
+            f"matmul_precision must be one of {', '.join(get_args(MatmulPrecision))}, not {asked!r}"
+        )
+    if asked == "highest":
+        return asked
+    reason = bfloat16_unavailable() if backend == "numba" else f"the {backend} backend has no such products"
+    if asked == "high":
+        reason = reason or "parts of float32 are no faster here than float32 itself"
+    if reason is None:
+        return "medium"
+    if asked != "auto" and reason not in _told:
+        _told.add(reason)
+        _log.warning("matrix products are made with precision highest, not %s: %s", asked, reason)
+    return "highest"
+
+
+def bfloat16_unavailable() -> str | None:
+    """Why products of bfloat16 cannot be made on this processor by the Numba backend, or None."""
+    return (
+        None
+        if import_module("..kernels.vectors", __package__).HAS_PAIRS
+        else "the processor has none of bfloat16"
+    )
