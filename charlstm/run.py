@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from . import checkpoint, pretrained
 from .backends import MatmulPrecision, Ops
 from .card import Card, Figure
@@ -306,12 +308,16 @@ def parts_of(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
     if split not in ("train", "val", "test", "all"):
         raise UsageError(f"split must be train, val, test or all, not {split!r}")
     if split == "all":
-        whole = (corpus.train, corpus.val, corpus.test) if corpus.whole is None else (corpus.whole,)
-        return [tokens for tokens in whole if len(tokens)]
+        return [tokens for tokens in pieces_of(corpus) if len(tokens)]
     part = part_of(corpus, config, split)
     if part is None:
         raise DataError(f"{corpus.name} has no {split} part: name another --split")
     return [part]
+
+
+def pieces_of(corpus: Corpus) -> list[np.ndarray]:
+    """All tokens of a corpus: those of its parts, or as they are where it was not cut."""
+    return [corpus.train, corpus.val, corpus.test] if corpus.whole is None else [corpus.whole]
 
 
 def load(

@@ -14,7 +14,7 @@ from ..data import Corpus, Tokenizer
 from ..errors import DataError, UsageError
 from ..generation import sampler_of
 from ..options import from_dict
-from ..run import Run, parts_of
+from ..run import Run, pieces_of
 from ..sampling import SamplingConfig
 from .copying import copying
 from .figures import (
@@ -137,7 +137,7 @@ def text_quality(
     sacrebleu_metrics()
     config = _checked(characters, copied_from, sampling)
     own = run.own_corpus(data, "text is compared with what the model was trained on")
-    data, part = _held_out(run, own if data is None else data, split, own, max(PREDICTED, 2 * characters))
+    data, part = _held_out(own if data is None else data, split, own, max(PREDICTED, 2 * characters))
     tokens = getattr(data, part)
     real = "".join(_decoded(run.tokenizer, tokens))
     half = len(real) // 2
@@ -185,7 +185,7 @@ def _checked(characters: int, copied_from: int, sampling: dict[str, Any]) -> Sam
 
 
 def _held_out(
-    run: Run, corpus: Corpus, split: HeldOut, own: Corpus, most: int
+    corpus: Corpus, split: HeldOut, own: Corpus, most: int
 ) -> tuple[Corpus, Literal["val", "test"]]:
     """A corpus, and which of its parts holds the text to compare with: its first tokens, `most` of them."""
     if split not in ("val", "test", "all") or (split == "all" and corpus.sha256 == own.sha256):
@@ -195,7 +195,7 @@ def _held_out(
     part = "val" if split == "all" else split
     tokens = getattr(corpus, part)
     if split == "all":
-        tokens = np.concatenate([each[:most] for each in parts_of(corpus, run.data_config, "all")])
+        tokens = np.concatenate([each[:most] for each in pieces_of(corpus)])
     if len(tokens) < 2:
         raise DataError(
             f"{corpus.name} has no part {split} that was held out of training: name a text, --data FILE --split all"
