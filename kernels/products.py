@@ -15,6 +15,7 @@ from .vectors import (
     pack_numbers,
     pack_vector,
     per_number,
+    per_vector,
     round_vector,
     switch,
     transpose_block,
@@ -179,7 +180,7 @@ def round_rows(a, first, count, rows, to):
     """Rows `first` to `first + count` of a (..., K) as bfloat16 pairs, then zeros: rows `to` and on of (..., P)."""
     K, P = a.shape[-1], rows.shape[-1]
     for n in range(count):
-        for k in range(0, 2 * P, 16):
+        for k in range(0, 2 * P, per_vector(a)):
             round_vector(at(a, (first + n) * K + k), at(rows, (to + n) * P + k // 2), K - k)
 
 

@@ -161,8 +161,22 @@ class Lanes:
     def rounded(self, x: Value) -> Value:
         """Numbers (float) as bfloat16, to the nearest: the bits of each in an integer of 16."""
         b = self.builder
+        if not HAS_PAIRS:
+            return self._rounded(x)
         narrow = b.fptrunc(x, ir.VectorType(BFLOAT, x.type.count))
         return b.bitcast(narrow, ir.VectorType(INT16, x.type.count))
+
+    def _rounded(self, x: Value) -> Value:
+        b, integers = self.builder, ir.VectorType(INT32, x.type.count)
+
+        def number(n: int) -> Value:
+            return ir.Constant(integers, [ir.Constant(INT32, n)] * x.type.count)
+
+        bits = b.bitcast(x, integers)
+        even = b.and_(b.lshr(bits, number(16)), number(1))
+        nearest = b.add(bits, b.add(even, number(0x7FFF)))
+        nearest = b.select(b.fcmp_unordered("uno", x, x), number(0x7FC00000), nearest)
+        return b.trunc(b.lshr(nearest, number(16)), ir.VectorType(INT16, x.type.count))
 
     def store_rounded(self, value: Value, pointer: Value, mask: Value | None = None) -> None:
         """Store a vector as bfloat16; `pointer` is to the first of them."""
@@ -242,10 +256,22 @@ class Pairs(Lanes):
         return b.or_(low, b.shl(high, ir.Constant(integers, [ir.Constant(INT32, 16)] * first.type.count)))
 
     def add_product(self, x: Value, y: Value, z: Value) -> Value:
-        """x[0] y[0] + x[1] y[1] + z, in float32."""
+        """x[0] y[0] + x[1] y[1] + z, in float32; without the instruction, for tests, from float32's own."""
+        if not HAS_PAIRS:
+            lanes = Lanes(self.builder, z.type.element, REGISTERS)
+            return lanes.fma(self._half(x, 1), self._half(y, 1), lanes.fma(self._half(x, 0), self._half(y, 0), z))
         numbers = ir.VectorType(BFLOAT, 2 * self.count)
         x, y = (self.builder.bitcast(pair, numbers) for pair in (x, y))
         return self._call("llvm.x86.avx512bf16.dpbf16ps.512", z.type, z, x, y)
+
+    def _half(self, pair: Value, which: int) -> Value:
+        """The first or second numbers of pairs, as float32."""
+        b = self.builder
+        if which:
+            bits = b.and_(pair, ir.Constant(self.vector, [ir.Constant(INT32, 0xFFFF0000)] * self.count))
+        else:
+            bits = b.shl(pair, ir.Constant(self.vector, [ir.Constant(INT32, 16)] * self.count))
+        return b.bitcast(bits, ir.VectorType(ir.FloatType(), self.count))
 
 
 def counted_loop(
@@ -324,6 +350,14 @@ def per_number(typing, array):
     """How many steps of k one number of packed weights, or of rows of the left matrix, holds: 1, of pairs 2."""
     steps = 2 if array.dtype == types.uint32 else 1
     return types.intp(array), lambda context, *_: context.get_constant(types.intp, steps)
+
+
+@intrinsic
+def per_vector(typing, array):
+    """How many numbers of an array a vector holds."""
+    size = 8 if array.dtype == types.float64 else 4
+    count = REGISTERS.bits // (8 * size)
+    return types.intp(array), lambda context, *_: context.get_constant(types.intp, count)
 
 
 @intrinsic

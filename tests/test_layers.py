@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 from test_ops import TOLERANCE, recurrence_inputs
 
-from charlstm.backends import LayerInput, Ops, fused_ops, get_ops, numba_ops
+from charlstm.backends import LayerInput, Ops, fused_ops, get_ops, numba_ops, packing
 
 pytestmark = pytest.mark.usefixtures("smallest_shards")
 
@@ -21,6 +21,7 @@ def smallest_shards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         for module in (numba_ops, fused_ops):
             monkeypatch.setattr(module, "SMALLEST_PRODUCT", 1)
             monkeypatch.setattr(module, "SMALLEST_LOOP", 1)
+        monkeypatch.setattr(packing, "SMALLEST_LOOP", 1)
         monkeypatch.setattr(fused_ops, "SMALLEST_PACKED", 1)
 
 
