@@ -61,14 +61,14 @@ def torch_train_step(shape: Shape, bfloat16: bool = False) -> Callable[[], None]
     return run
 
 
-def torch_forward(shape: Shape) -> Callable[[], Any]:
+def torch_forward(shape: Shape, bfloat16: bool = False) -> Callable[[], Any]:
     import torch
 
     network = torch_network(shape)
     x = torch.from_numpy(shape.batches()[0])
 
     def run() -> Any:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             return network(x)[0]
 
     return run

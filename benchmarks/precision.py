@@ -63,9 +63,8 @@ def main() -> None:
     for mode in dict.fromkeys(used.values()):
         told["errors"][mode] = product_errors(mode)
         for row in told["errors"][mode]:
-            print(
-                f"{mode:8} {row['M']:5} x {row['K']:5} x {row['N']:5}  largest {row['largest']:.1e}  mean {row['mean']:.1e}"
-            )
+            shape = f"{row['M']:5} x {row['K']:5} x {row['N']:5}"
+            print(f"{mode:8} {shape}  largest {row['largest']:.1e}  mean {row['mean']:.1e}")
     for seed in range(options.seeds):
         for mode in dict.fromkeys(used.values()):
             loss = validation_loss(mode, seed, options.steps)

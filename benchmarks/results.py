@@ -20,7 +20,7 @@ WORK = {
 def main(path: str) -> None:
     with open(path, encoding="utf-8") as file:
         rows = json.load(file)["benchmarks"]
-    print("| work | shape | charlstm (numba) | peer | ratio |\n|---|---|---:|---:|---:|")
+    print("| work | shape | charlstm | peer | ratio |\n|---|---|---:|---:|---:|")
     for row in rows:
         found = re.fullmatch(r"test_(\w+)_ratio\[(\w)-(\w+)-(\w+)\]", row["name"])
         if found:

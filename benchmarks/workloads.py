@@ -73,7 +73,7 @@ def charlstm_train_step(shape: Shape, backend: str | Ops) -> Callable[[], None]:
     return run
 
 
-def charlstm_forward(shape: Shape, backend: str) -> Callable[[], np.ndarray]:
+def charlstm_forward(shape: Shape, backend: str | Ops) -> Callable[[], np.ndarray]:
     model = charlstm_model(shape, backend)
     x, _ = shape.batches()
 
@@ -88,7 +88,7 @@ def charlstm_forward(shape: Shape, backend: str) -> Callable[[], np.ndarray]:
 PLAIN = SamplingConfig(length=GENERATED, temperature=0.8)
 
 
-def charlstm_generate(shape: Shape, backend: str) -> Callable[[], str]:
+def charlstm_generate(shape: Shape, backend: str | Ops) -> Callable[[], str]:
     model = charlstm_model(shape, backend)
     return lambda: "".join(generate(model, TOKENIZER, "!", PLAIN))
 
