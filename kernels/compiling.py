@@ -13,12 +13,17 @@ from typing import Any
 from numba import njit
 from numba.core import event
 
+from .features import NO_TILES
+
 FLAGS = {"contract"}  # fused multiply-add, and nothing that could reorder or assume away a NaN
 OPTIONS = {"nogil": True, "fastmath": FLAGS, "error_model": "numpy"}
 
 
 def _sources_stamp() -> str:
     digest = hashlib.sha256(__name__.encode())  # stored code names the modules that it belongs to
+    digest.update(
+        str(NO_TILES is None).encode()
+    )  # which Numba's own key, the processor's features, does not tell
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -99,10 +99,11 @@ def generate(table, W, b, R, head, bias, logits, h, c, draws, history, tokens, c
 
 @kernel
 def generate_fused(
-    table, W, b, R, head, bias, low, logits, h, c, draws, history, tokens, counts, scores, start, stop
+    table, W, b, R, head, bias, low, tiles, logits, h, c, draws, history, tokens, counts, scores, start, stop
 ):
-    """As `generate`, with all streams of a thread in a tile; W, R and head are packed in panels; low: as for `step`.
+    """As `generate`, with all streams of a thread in a tile; W, R and head are packed in panels.
 
+    low and tiles are as for `step`.
     h (2, L, B, H) is used in turn: slot 0 holds the state before the first draw, slot N % 2 the last.
     """
     space, allowed = room(bias.shape[0]), np.empty(bias.shape[0], np.bool_)
@@ -117,5 +118,5 @@ def generate_fused(
             going += counts[stream] > n
         if not going:
             break
-        step(table, W, b, R, head, bias, low, tokens[n], h[old], h[new], c, logits, start, stop)
+        step(table, W, b, R, head, bias, low, tiles, tokens[n], h[old], h[new], c, logits, start, stop)
     return True

@@ -13,14 +13,18 @@ from numba import njit
 
 from .compiling import OPTIONS, kernel
 from .cpu import exp, reordered_sum
-from .products import VECTORS, add_columns, add_rows, left_rows, pack_columns, pack_panel
+from .matrices import configure, release
+from .packing import close_columns, close_panel, left_rows, pack_columns, pack_panel
+from .products import VECTORS, add_columns, add_rows
 from .vectors import per_number
 
 PANELS = 8  # in a block of a large vocabulary: its logits, weights and gradients fit the second-level cache
 
 
 @njit(**OPTIONS)
-def _exponentials(left, left_at, W, bias, targets, first, count, symbol, block, largest, totals, scores):
+def _exponentials(
+    left, left_at, W, bias, targets, first, count, symbol, block, largest, totals, scores, scratch
+):
     """One block of the vocabulary, from `symbol` on, for `count` rows: block becomes exp(logit - largest).
 
     left and left_at: the rows, as from `left_rows`; W: weight in panels.
@@ -35,7 +39,7 @@ def _exponentials(left, left_at, W, bias, targets, first, count, symbol, block, 
         for v in range(some, block.shape[1]):
             block[k, v] = 0
     panels = W[panel : panel + (some + width - 1) // width]
-    add_rows(left, left_at, left.shape[1], panels, block, 0, count, 1)
+    add_rows(left, left_at, left.shape[1], panels, block, 0, count, 1, scratch)
     for k in range(count):
         row, target = block[k, :some], targets[first + k] - symbol
         if 0 <= target < some:
@@ -54,12 +58,13 @@ def _exponentials(left, left_at, W, bias, targets, first, count, symbol, block, 
 
 
 @kernel
-def loss(rows, W, bias, targets, weights, block, low, start, stop):
+def loss(rows, W, bias, targets, weights, block, low, tiles, start, stop):
     """The loss of rows `start` to `stop` and their largest posteriors, summed with weights (N,).
 
     rows (N, H); W: weight (H, V) in panels; bias (V,); block is room for some rows of a block of logits, low that
-    for as many rows which `left_rows` asks for, or None.
+    for as many rows which `left_rows` asks for, or None. tiles: as for `matrices.configure`.
     """
+    scratch = configure(tiles)
     total, confidence = 0.0, 0.0
     piece = block.shape[0]
     largest, totals, scores = np.empty((3, piece), block.dtype)
@@ -68,12 +73,13 @@ def loss(rows, W, bias, targets, weights, block, low, start, stop):
         left, left_at = left_rows(rows, first, 0, count, low, 0)
         for symbol in range(0, bias.shape[0], block.shape[1]):
             _exponentials(
-                left, left_at, W, bias, targets, first, count, symbol, block, largest, totals, scores
+                left, left_at, W, bias, targets, first, count, symbol, block, largest, totals, scores, scratch
             )
         for k in range(count):
             weight = np.float64(weights[first + k])
             total += weight * (np.log(np.float64(totals[k])) - np.float64(scores[k] - largest[k]))
             confidence += weight / np.float64(totals[k])
+    release(scratch)
     return total, confidence
 
 
@@ -111,6 +117,7 @@ def gradients(
     panels,
     low,
     low_block,
+    tiles,
     scale,
     smoothing,
     transposed,
@@ -121,10 +128,12 @@ def gradients(
 
     Gradients are those of that sum, its targets smoothed, times `scale`. rows (N, H); W: weight
     (H, V) in panels, WT: blocks of its transpose in panels; dW (H, V), or (V, H) if `transposed`. Room:
-    blocks (V / width, piece, width) for logits, columns (H or width / ROWS, piece, ROWS) for what is left
-    in the product that gives dW, panels (1 or all of H, piece, 3, lanes) for what is right in it; low and
-    low_block, for `piece` rows and as many of a block, are what `left_rows` asks for, or None.
+    blocks (V / width, piece, width) for logits, columns (groups of H or width columns, piece, their width) for
+    what is left in the product that gives dW, panels (1 or all of H, piece, 3, lanes) for what is right in it;
+    low and low_block, for `piece` rows and as many of a block, are what `left_rows` asks for, or None. tiles: as
+    for `matrices.configure`.
     """
+    scratch = configure(tiles)
     (piece, width), H, V, total = blocks.shape[1:], rows.shape[1], bias.shape[0], 0.0
     step = VECTORS * panels.shape[3]
     tops = np.empty((blocks.shape[0], piece), blocks.dtype)
@@ -135,8 +144,9 @@ def gradients(
         left, left_at = left_rows(rows, first, 0, count, low, 0)
         for n in range(blocks.shape[0]):
             _exponentials(
-                left, left_at, W, bias, targets, first, count, n * width, blocks[n], largest, totals, scores
-            )
+                left, left_at, W, bias, targets, first, count, n * width, blocks[n], largest, totals, scores,
+                scratch,
+            )  # fmt: skip
             for k in range(count):
                 tops[n, k] = largest[k]
         for k in range(count):
@@ -146,8 +156,10 @@ def gradients(
         if transposed:
             for n in range(panels.shape[0]):
                 pack_panel(rows, first, count, n * step, panels, n, 0)
+                close_panel(panels, n, depth, scratch)
         else:
             pack_columns(rows, first, count, columns, 0, columns.shape[0], 0)
+            close_columns(columns, depth, 0, columns.shape[0], scratch)
         for n in range(blocks.shape[0]):
             block, symbol = blocks[n], n * width
             some = min(width, V - symbol)
@@ -155,19 +167,22 @@ def gradients(
                 block, some, count, targets, first, symbol, tops[n], largest, totals, shares, smoothing, V
             )
             left, left_at = left_rows(block, 0, 0, count, low_block, 0)
-            add_rows(left, left_at, left.shape[1], WT[n], drows, first * H, count, min(n, 1))
+            add_rows(left, left_at, left.shape[1], WT[n], drows, first * H, count, min(n, 1), scratch)
             if transposed:
                 pack_columns(block, 0, count, columns, 0, columns.shape[0], 0)
+                close_columns(columns, depth, 0, columns.shape[0], scratch)
                 groups = (some + columns.shape[2] - 1) // columns.shape[2]
                 for m in range(panels.shape[0]):
                     into = dW[symbol : symbol + some]
-                    add_columns(columns, panels[m : m + 1], depth, into, m * step, 0, groups)
+                    add_columns(columns, panels[m : m + 1], depth, into, m * step, 0, groups, scratch)
             else:
                 for column in range(0, some, step):
                     pack_panel(block, 0, count, column, panels, 0, 0)
-                    add_columns(columns, panels, depth, dW, symbol + column, 0, columns.shape[0])
+                    close_panel(panels, 0, depth, scratch)
+                    add_columns(columns, panels, depth, dW, symbol + column, 0, columns.shape[0], scratch)
             sums = db[symbol : symbol + some]
             for k in range(count):
                 for v in range(some):
                     sums[v] += block[k, v]
+    release(scratch)
     return total

@@ -7,19 +7,10 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 
 from .compiling import OPTIONS, kernel
+from .matrices import HEIGHT, SIDE, configure, make_products, release
+from .packing import close_columns, close_panel, left_rows, pack_columns, pack_panel
 from .tiles import ROWS, add_products, zeros
-from .vectors import (
-    INT,
-    at,
-    lanes_of,
-    pack_numbers,
-    pack_vector,
-    per_number,
-    per_vector,
-    round_vector,
-    switch,
-    transpose_block,
-)
+from .vectors import INT, at, lanes_of, per_number, put_vector, switch
 
 VECTORS = 3  # of columns in a tile
 HEIGHTS = [n for n in (8, 4, 2, 1) if n <= ROWS]  # rows of a tile: each costs time to compile
@@ -96,184 +87,126 @@ def _height(rows):
     return height
 
 
-@njit(**OPTIONS)
-def add_rows_of_panel(a, a_at, stride, panels, block, out, out_at, rows, accumulate):
+def add_rows_of_panel(a, a_at, stride, panels, block, out, out_at, rows, accumulate, scratch):
     """`rows` rows of out (+)= a B: those at numbers a_at and out_at on; B (K, N) packed in panels.
 
     Of them the columns that the panel `block` holds. a has `stride` numbers in a row; out is
-    (..., N). accumulate is 1, or 0 to write over out.
+    (..., N). accumulate is 1, or 0 to write over out. `scratch`: from `matrices.configure`.
     """
-    N, depth, width = out.shape[-1], panels.shape[1], VECTORS * panels.shape[3]
-    column, first = block * width, 0
-    while first < rows:
-        height = _height(rows - first)
-        _tile(
-            height, min(width, N - column), depth, at(a, a_at + first * stride), stride,
-            at(panels, block * depth * width), at(out, out_at + first * N + column), N, accumulate,
-        )  # fmt: skip
-        first += height
+    raise RuntimeError("for use in Numba functions only")
+
+
+@overload(add_rows_of_panel, jit_options=OPTIONS)
+def _add_rows_of_panel(a, a_at, stride, panels, block, out, out_at, rows, accumulate, scratch):
+    def in_registers(a, a_at, stride, panels, block, out, out_at, rows, accumulate, scratch):
+        N, depth, width = out.shape[-1], panels.shape[1], VECTORS * panels.shape[3]
+        column, first = block * width, 0
+        while first < rows:
+            height = _height(rows - first)
+            _tile(
+                height, min(width, N - column), depth, at(a, a_at + first * stride), stride,
+                at(panels, block * depth * width), at(out, out_at + first * N + column), N, accumulate,
+            )  # fmt: skip
+            first += height
+
+    def in_matrices(a, a_at, stride, panels, block, out, out_at, rows, accumulate, scratch):
+        N, depth, width = out.shape[-1], panels.shape[1], VECTORS * panels.shape[3]
+        column = block * width
+        for first in range(0, rows, HEIGHT):
+            count = min(HEIGHT, rows - first)
+            make_products(
+                count, VECTORS, depth, at(a, a_at + first * stride), stride, SIDE, SIDE * stride,
+                at(panels, block * depth * width), at(scratch, 0), 0,
+            )  # fmt: skip
+            _put_rows(scratch, count, width, out, out_at + first * N + column, N - column, accumulate)
+
+    return in_registers if isinstance(scratch, types.NoneType) else in_matrices
 
 
 @njit(**OPTIONS)
-def add_rows(a, a_at, stride, panels, out, out_at, rows, accumulate):
+def _put_rows(scratch, rows, width, out, out_at, columns, accumulate):
+    """Rows of `width` sums to (or onto) those of out (..., N) that begin with number out_at, `columns` of each."""
+    N = out.shape[-1]
+    for row in range(rows):
+        for v in range(0, width, SIDE):
+            put_vector(at(scratch, row * width + v), at(out, out_at + row * N + v), columns - v, accumulate)
+
+
+@njit(**OPTIONS)
+def add_rows(a, a_at, stride, panels, out, out_at, rows, accumulate, scratch):
     """As `add_rows_of_panel`, all columns."""
     for block in range(panels.shape[0]):
-        add_rows_of_panel(a, a_at, stride, panels, block, out, out_at, rows, accumulate)
+        add_rows_of_panel(a, a_at, stride, panels, block, out, out_at, rows, accumulate, scratch)
 
 
-@njit(**OPTIONS)
-def add_columns(columns, panel, depth, out, column, start, stop):
+def add_columns(columns, panel, depth, out, column, start, stop, scratch):
     """Groups `start` to `stop` of rows of out += a^T B, for one panel of B: columns from `column` on.
 
-    `columns` holds a (K, M) as groups (M / ROWS, K, ROWS), of which `depth` steps of k are used.
+    `columns` holds a (K, M) as groups (M / width, K, width), of which `depth` steps of k are used.
     """
-    M, N = out.shape
-    width = VECTORS * panel.shape[3]
-    for group in range(start, stop):
-        first, rows = group * ROWS, min(ROWS, M - group * ROWS)
-        k = 0
-        while k < rows:
-            height = _height(rows - k)
-            _transposed_tile(
-                height, min(width, N - column), depth, at(columns, first * columns.shape[1] + k), ROWS,
-                at(panel, 0), at(out, (first + k) * N + column), N, 1,
+    raise RuntimeError("for use in Numba functions only")
+
+
+@overload(add_columns, jit_options=OPTIONS)
+def _add_columns(columns, panel, depth, out, column, start, stop, scratch):
+    def in_registers(columns, panel, depth, out, column, start, stop, scratch):
+        M, N = out.shape
+        width = VECTORS * panel.shape[3]
+        for group in range(start, stop):
+            first, rows = group * ROWS, min(ROWS, M - group * ROWS)
+            k = 0
+            while k < rows:
+                height = _height(rows - k)
+                _transposed_tile(
+                    height, min(width, N - column), depth, at(columns, first * columns.shape[1] + k), ROWS,
+                    at(panel, 0), at(out, (first + k) * N + column), N, 1,
+                )  # fmt: skip
+                k += height
+
+    def in_matrices(columns, panel, depth, out, column, start, stop, scratch):
+        M, N = out.shape
+        width, K = VECTORS * panel.shape[3], columns.shape[1]
+        whole = (depth + SIDE - 1) // SIDE * SIDE
+        for group in range(start, stop, HEIGHT // SIDE):
+            rows = min(HEIGHT, SIDE * (stop - group), M - group * SIDE)
+            make_products(
+                rows, VECTORS, whole, at(columns, group * K * SIDE), SIDE, SIDE * SIDE, K * SIDE, at(panel, 0),
+                at(scratch, 0), 0,
             )  # fmt: skip
-            k += height
+            _put_rows(scratch, rows, width, out, group * SIDE * N + column, N - column, 1)
 
-
-@njit(**OPTIONS)
-def pack_columns(a, first, count, columns, start, stop, k):
-    """Rows `first` to `first + count` of a (..., M) as the steps from k on of groups `start` to `stop`.
-
-    `columns` (M / ROWS, K, ROWS) holds ROWS columns of a in each group, or pairs.
-    """
-    M, K, per = a.shape[-1], columns.shape[1], per_number(columns)
-    for group in range(start, stop):
-        column = group * ROWS
-        for n in range(0, count, per):
-            source, target = (first + n) * M + column, (group * K + k + n // per) * ROWS
-            if column + ROWS <= M:
-                pack_numbers(at(a, source), M, count - n, at(columns, target), ROWS)
-            else:
-                for m in range(M - column):
-                    pack_numbers(at(a, source + m), M, count - n, at(columns, target + m), 1)
-
-
-@njit(**OPTIONS)
-def pack_panel(B, first, depth, column, panels, block, k):
-    """Rows `first` to `first + depth` of B (K, N), columns from `column` on, as the steps from k on of a panel."""
-    (vectors, lanes), N, per = panels.shape[2:], B.shape[1], per_number(panels)
-    for n in range(0, depth, per):
-        for v in range(vectors):
-            start, step = column + v * lanes, block * panels.shape[1] + k + n // per
-            pack_vector(
-                at(B, (first + n) * N + start),
-                N,
-                depth - n,
-                at(panels, (step * vectors + v) * lanes),
-                N - start,
-            )
-
-
-@njit(**OPTIONS)
-def round_rows(a, first, count, rows, to):
-    """Rows `first` to `first + count` of a (..., K) as bfloat16 pairs, then zeros: rows `to` and on of (..., P)."""
-    K, P = a.shape[-1], rows.shape[-1]
-    for n in range(count):
-        for k in range(0, 2 * P, per_vector(a)):
-            round_vector(at(a, (first + n) * K + k), at(rows, (to + n) * P + k // 2), K - k)
-
-
-def left_rows(a, first, start, stop, low, to):
-    """Rows `start` to `stop` of those from `first` on of a (..., K) as a product reads them.
-
-    Returns an array, and where in it row 0 begins: a itself; or, where right matrices are packed in pairs,
-    low (..., P), to whose rows from `to` on they have been rounded. low is None for a.
-    """
-    raise RuntimeError("for use in Numba functions only")
-
-
-def block_of(a, n, low, m):
-    """Block n of a (..., B, K) as a product reads it, or block m of low where that is not None; likewise."""
-    raise RuntimeError("for use in Numba functions only")
-
-
-@overload(left_rows, jit_options=OPTIONS)
-def _left_rows(a, first, start, stop, low, to):
-    if isinstance(low, types.NoneType):
-        return lambda a, first, start, stop, low, to: (a, first * a.shape[-1])
-
-    def rounded(a, first, start, stop, low, to):
-        round_rows(a, first + start, stop - start, low, to + start)
-        return low, to * low.shape[-1]
-
-    return rounded
-
-
-@overload(block_of, jit_options=OPTIONS)
-def _block_of(a, n, low, m):
-    if isinstance(low, types.NoneType):
-        return lambda a, n, low, m: (a, n * a.shape[-2] * a.shape[-1])
-    return lambda a, n, low, m: (low, m * low.shape[-2] * low.shape[-1])
+    return in_registers if isinstance(scratch, types.NoneType) else in_matrices
 
 
 @kernel
-def pack(B, panels, start, stop):
-    """Panels `start` to `stop` of B (K, N); any number of vectors in a panel."""
-    width = panels.shape[2] * panels.shape[3]
-    for block in range(start, stop):
-        pack_panel(B, 0, B.shape[0], block * width, panels, block, 0)
-
-
-@kernel
-def round_all(a, rows):
-    """All of a (M, K) as `round_rows`."""
-    round_rows(a, 0, a.shape[0], rows, 0)
-
-
-@kernel
-def pack_transposed(B, panels, start, stop):
-    """Panels `start` to `stop` of the transpose of B (N, K), likewise; for pairs B is (N, P), of which K are used."""
-    N, P = B.shape
-    K, vectors, lanes = panels.shape[1:]
-    for block in range(start, stop):
-        for v in range(vectors):
-            first = (block * vectors + v) * lanes
-            used = max(0, min(lanes, N - first))
-            whole = K // lanes * lanes if used == lanes else 0
-            for k in range(0, whole, lanes):
-                into_block = ((block * K + k) * vectors + v) * lanes
-                transpose_block(at(B, first * P + k), P, at(panels, into_block), vectors * lanes)
-            for k in range(whole, K):
-                into = panels[block, k, v]
-                for lane in range(used):
-                    into[lane] = B[first + lane, k]
-                for lane in range(used, lanes):
-                    into[lane] = 0
-
-
-@kernel
-def product(a, panels, out, low, start, stop):
-    """Rows `start` to `stop` of out (M, N) = a B; a (M, K), B in panels. `low`: as for `left_rows`."""
+def product(a, panels, out, low, tiles, start, stop):
+    """Rows `start` to `stop` of out (M, N) = a B; a (M, K), B in panels. low: for `left_rows`, tiles: `configure`."""
     N = out.shape[1]
+    scratch = configure(tiles)
     for first in range(start, stop, ROWS_AT_ONCE):
         count = min(ROWS_AT_ONCE, stop - first)
         left, left_at = left_rows(a, first, 0, count, low, 0)
-        add_rows(left, left_at, left.shape[1], panels, out, first * N, count, 0)
+        add_rows(left, left_at, left.shape[1], panels, out, first * N, count, 0, scratch)
+    release(scratch)
 
 
 @kernel
-def transposed_product(a, B, out, columns, panel, start, stop):
-    """Groups `start` to `stop` of ROWS rows of out (M, N) = a^T B; a (K, M), B (K, N).
+def transposed_product(a, B, out, columns, panel, tiles, start, stop):
+    """Groups `start` to `stop` of rows of out (M, N) = a^T B; a (K, M), B (K, N).
 
-    columns (M / ROWS, depth, ROWS) and panel (1, depth, 3, lanes) are room for `depth` steps of k, or pairs of steps.
+    columns (M / width, depth, width) and panel (1, depth, 3, lanes) are room for `depth` steps of k, or pairs.
     """
-    out[start * ROWS : stop * ROWS] = 0
-    per = per_number(panel)
+    width, per = columns.shape[2], per_number(panel)
+    out[start * width : stop * width] = 0
     most = panel.shape[1] * per
+    scratch = configure(tiles)
     for first in range(0, a.shape[0], most):
         count = min(most, a.shape[0] - first)
+        depth = (count + per - 1) // per
         pack_columns(a, first, count, columns, start, stop, 0)
+        close_columns(columns, depth, start, stop, scratch)
         for column in range(0, B.shape[1], VECTORS * panel.shape[3]):
             pack_panel(B, first, count, column, panel, 0, 0)
-            add_columns(columns, panel, (count + per - 1) // per, out, column, start, stop)
+            close_panel(panel, 0, depth, scratch)
+            add_columns(columns, panel, depth, out, column, start, stop, scratch)
+    release(scratch)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from .compiling import OPTIONS, kernel
-from .products import VECTORS, add_columns, add_rows_of_panel, block_of, left_rows, pack_columns, pack_panel
-from .tiles import ROWS, STRETCH, Ahead, add_products, zeros
+from .matrices import HEIGHT, SIDE, configure, make_products, release
+from .packing import block_of, close_columns, close_panel, left_rows, pack_columns, pack_panel
+from .products import VECTORS, add_columns, add_rows_of_panel
+from .tiles import ROWS, STRETCH, Ahead, Sums, add_products, zeros
 from .vectors import INT, INT16, Lanes, Value, add_vector, at, lanes_of, pack_vector, per_number, switch
 
 GATES = 3  # vectors in a tile of forward: the three gates of one vector of units
@@ -25,42 +27,23 @@ UNITS = 2  # vectors in a tile of backward: two of units
 
 @intrinsic
 def _forward_tile(
-    typing,
-    rows,
-    H,
-    unit,
-    table,
-    ids,
-    x,
-    D,
-    W,
-    W_depth,
-    h,
-    P,
-    R,
-    R_depth,
-    c,
-    c_next,
-    h_next,
-    low,
-    gates,
-    ahead,
-    sizes,
-):
+    typing, rows, H, unit, table, ids, x, D, W, W_depth, h, P, R, R_depth, made, c, c_next, h_next, low, gates,
+    ahead, sizes,
+):  # fmt: skip
     """One time step for 1 to ROWS rows of the batch and the units from `unit` on.
 
     Pointers: `table` to the first row's first number for these units, of which the row ids[r] is
     meant; x and h to the first row of x_t and h_{t-1}, which have D and P numbers; W and R to panels
-    of W_depth and R_depth steps; the others to the tile's
-    first number. `gates` is None where they are not kept, `low`, which takes h_next in bfloat16 and
-    has P pairs in a row, where no product wants it. `ahead` and `sizes`:
-    pointers and numbers for `tiles.Ahead`, memory that the next step writes.
+    of W_depth and R_depth steps; `made` to rows of the products' sums, where another engine has made them, else
+    None; the others to the tile's first number. `gates` is None where they are not kept, `low`, which takes
+    h_next in bfloat16 and has P pairs in a row, where no product wants it. `ahead` and `sizes`: pointers and
+    numbers for `tiles.Ahead`, memory that the next step writes.
     """
-    keep, rounds = (not isinstance(array, types.NoneType) for array in (gates, low))
+    keep, rounds, given = (not isinstance(array, types.NoneType) for array in (gates, low, made))
 
     def generate(context, builder, signature, values):
         rows, H, unit, table, ids, x, D, W, W_depth, h, P, R, R_depth, *values = values
-        c, c_next, h_next, low, gates, ahead, sizes = values
+        made, c, c_next, h_next, low, gates, ahead, sizes = values
         wanted = _ahead(builder, ahead, sizes, True) if keep else []
         lanes, of = (lanes_of(builder, signature.args[k]) for k in (3, 11))
         mask = lanes.mask(builder.sub(H, unit))
@@ -75,12 +58,15 @@ def _forward_tile(
                 index = builder.load(builder.gep(ids, [ir.Constant(INT, r)], source_etype=INT), typ=INT)
                 start = lanes.offset(table, builder.mul(index, builder.mul(H, ir.Constant(INT, GATES))))
                 sums.append([lanes.load(row(start, 0, GATES, gate), mask) for gate in range(GATES)])
-            inputs, states = (
-                [of.offset(pointer, builder.mul(width, ir.Constant(INT, r))) for r in range(count)]
-                for pointer, width in ((x, D), (h, P))
-            )
-            sums = add_products(lanes, sums, inputs, W, W_depth, of=of)
-            sums = add_products(lanes, sums, states, R, R_depth, ahead=wanted, of=of)
+            if given:
+                sums = _add_made(lanes, sums, made)
+            else:
+                inputs, states = (
+                    [of.offset(pointer, builder.mul(width, ir.Constant(INT, r))) for r in range(count)]
+                    for pointer, width in ((x, D), (h, P))
+                )
+                sums = add_products(lanes, sums, inputs, W, W_depth, of=of)
+                sums = add_products(lanes, sums, states, R, R_depth, ahead=wanted, of=of)
             second = []
             for r, (a_i, a_o, a_g) in enumerate(sums):
                 i, o, g = lanes.sigmoid(a_i), lanes.sigmoid(a_o), lanes.tanh(a_g)
@@ -102,26 +88,26 @@ def _forward_tile(
 
     size = types.intp
     arguments = (size, size, size, table, ids, x, size, W, size, h, size, R, size)
-    return types.void(*arguments, c, c_next, h_next, low, gates, ahead, sizes), generate
+    return types.void(*arguments, made, c, c_next, h_next, low, gates, ahead, sizes), generate
 
 
 @intrinsic
 def _backward_tile(
-    typing, rows, H, unit, depth, R, dh, da_after, G, dc, gates, c_before, c, da, low, ahead, sizes
+    typing, rows, H, unit, depth, R, made, dh, da_after, G, dc, gates, c_before, c, da, low, ahead, sizes
 ):
     """Back through one time step, for 1 to ROWS rows of the batch and the units from `unit` on.
 
-    Pointers: `R` to a panel of the transpose; `da_after` to the first row of da_{t+1}, rows of G numbers of
-    which `depth` are read (all of the panel's, or 0 at the last time step); the others to the tile's first
-    number. dc is changed in place. `low`, rows of G pairs, takes da in bfloat16; None where no product
-    wants it. `ahead` and `sizes`: pointers and numbers for `tiles.Ahead`.
+    Pointers: `R` to a panel of the transpose; `made` as for `_forward_tile`; `da_after` to the first row of
+    da_{t+1}, rows of G numbers of which `depth` are read (all of the panel's, or 0 at the last time step); the
+    others to the tile's first number. dc is changed in place. `low`, rows of G pairs, takes da in bfloat16; None
+    where no product wants it. `ahead` and `sizes`: pointers and numbers for `tiles.Ahead`.
     """
-    rounds = not isinstance(low, types.NoneType)
+    rounds, given = (not isinstance(array, types.NoneType) for array in (low, made))
 
     def generate(context, builder, signature, values):
-        rows, H, unit, depth, R, dh, da_after, G, dc, gates, c_before, c, da, low, ahead, sizes = values
+        rows, H, unit, depth, R, made, dh, da_after, G, dc, gates, c_before, c, da, low, ahead, sizes = values
         wanted = _ahead(builder, ahead, sizes, False)
-        lanes, of = (lanes_of(builder, signature.args[k]) for k in (5, 4))
+        lanes, of = (lanes_of(builder, signature.args[k]) for k in (6, 4))
         columns = [ir.Constant(INT, v * lanes.count) for v in range(UNITS)]
         masks = [lanes.mask(builder.sub(builder.sub(H, unit), column)) for column in columns]
 
@@ -131,8 +117,12 @@ def _backward_tile(
                 return lanes.offset(pointer, builder.add(start, columns[v]))
 
             each = [(r, v) for r in range(count) for v in range(UNITS)]
-            inputs = [of.offset(da_after, builder.mul(G, ir.Constant(INT, r))) for r in range(count)]
-            sums = add_products(lanes, zeros(lanes, count, UNITS), inputs, R, depth, ahead=wanted, of=of)
+            sums = zeros(lanes, count, UNITS)
+            if given:
+                sums = _add_made(lanes, sums, made)
+            else:
+                inputs = [of.offset(da_after, builder.mul(G, ir.Constant(INT, r))) for r in range(count)]
+                sums = add_products(lanes, sums, inputs, R, depth, ahead=wanted, of=of)
             for r, v in each:
                 i, o, g = (lanes.load(tile(gates, r, v, GATES, gate), masks[v]) for gate in range(GATES))
                 outer, before, now, carry = (
@@ -152,8 +142,38 @@ def _backward_tile(
         switch(builder, rows, range(1, ROWS + 1), variant)
 
     size = types.intp
-    arguments = (size, size, size, size, R, dh, da_after, size, dc, gates, c_before, c, da, low, ahead, sizes)
+    arguments = (
+        size,
+        size,
+        size,
+        size,
+        R,
+        made,
+        dh,
+        da_after,
+        size,
+        dc,
+        gates,
+        c_before,
+        c,
+        da,
+        low,
+        ahead,
+        sizes,
+    )
     return types.void(*arguments), generate
+
+
+def _add_made(lanes: Lanes, sums: Sums, made: Value) -> Sums:
+    """Add to sums those that another engine has left in memory, row after row."""
+    width = len(sums[0])
+    return [
+        [
+            lanes.add(total, lanes.load(lanes.offset(made, ir.Constant(INT, (r * width + v) * lanes.count))))
+            for v, total in enumerate(row)
+        ]
+        for r, row in enumerate(sums)
+    ]
 
 
 def _ahead(builder: ir.IRBuilder, pointers: Value, sizes: Value, to_write: bool) -> list[Ahead]:
@@ -202,50 +222,129 @@ def _ahead_of(numbers, tiles, depth):
 
 
 @njit(**OPTIONS)
+def _tiles_of(rows):
+    """How many tiles so many rows are shared out to."""
+    return (rows + ROWS - 1) // ROWS
+
+
+def _rows_at_once(rows, scratch):
+    """How many of so many rows meet a panel before the next ones do."""
+    raise RuntimeError("for use in Numba functions only")
+
+
+@overload(_rows_at_once, jit_options=OPTIONS)
+def _choose_rows_at_once(rows, scratch):
+    if isinstance(scratch, types.NoneType):
+        return lambda rows, scratch: max(1, rows)
+    return lambda rows, scratch: HEIGHT
+
+
+def _forward_sums(rows, x, x_at, D, W, W_at, W_depth, h, h_at, P, R, R_at, scratch):
+    """x W + h R of some rows and a block of units in `scratch`, where the matrix registers make them."""
+    raise RuntimeError("for use in Numba functions only")
+
+
+@overload(_forward_sums, jit_options=OPTIONS)
+def _choose_forward_sums(rows, x, x_at, D, W, W_at, W_depth, h, h_at, P, R, R_at, scratch):
+    if isinstance(scratch, types.NoneType):
+        return lambda rows, x, x_at, D, W, W_at, W_depth, h, h_at, P, R, R_at, scratch: None
+
+    def make(rows, x, x_at, D, W, W_at, W_depth, h, h_at, P, R, R_at, scratch):
+        sums, side = at(scratch, 0), SIDE
+        make_products(rows, GATES, R.shape[1], at(h, h_at), P, side, side * P, at(R, R_at), sums, 0)
+        if W_depth:
+            make_products(rows, GATES, W_depth, at(x, x_at), D, side, side * D, at(W, W_at), sums, 1)
+
+    return make
+
+
+def _backward_sums(rows, left, left_at, G, R, R_at, depth, scratch):
+    """da R^T of some rows and a block of units in `scratch`, where the matrix registers make them."""
+    raise RuntimeError("for use in Numba functions only")
+
+
+@overload(_backward_sums, jit_options=OPTIONS)
+def _choose_backward_sums(rows, left, left_at, G, R, R_at, depth, scratch):
+    if isinstance(scratch, types.NoneType):
+        return lambda rows, left, left_at, G, R, R_at, depth, scratch: None
+    return lambda rows, left, left_at, G, R, R_at, depth, scratch: make_products(
+        rows, UNITS, depth, at(left, left_at), G, SIDE, SIDE * G, at(R, R_at), at(scratch, 0), 0
+    )
+
+
+@njit(**OPTIONS)
 def forward_step(
-    table, ids, x, x_at, D, W, R, h, h_at, c, c_next, h_next, low, low_at, gates, gates_row, start, stop
+    table,
+    ids,
+    x,
+    x_at,
+    D,
+    W,
+    R,
+    h,
+    h_at,
+    c,
+    c_next,
+    h_next,
+    low,
+    low_at,
+    gates,
+    gates_row,
+    scratch,
+    start,
+    stop,
 ):
     """One time step for rows `start` to `stop` of the batch: writes c_next, h_next, low and gates.
 
     table (V, 3H), ids (B,), x_t from number x_at on of (..., D), unless D is 0; W and R as panels; h_{t-1}
     from number h_at on of (..., H); c, c_next and h_next (B, H), of which c_next may be c; gates from row
-    `gates_row` on of (..., 3H), or None to keep none. Where the panels hold pairs of bfloat16, so do x and h,
-    as of `left_rows`, and low, which from number low_at on takes h_next; else it is None.
+    `gates_row` on of (..., 3H), or None to keep none; scratch from `matrices.configure`. Where the panels hold
+    pairs of bfloat16, so do x and h, as of `left_rows`, and low, which from number low_at on takes h_next; else
+    it is None.
     """
     H, P = h_next.shape[1], h.shape[-1]
     blocks, lanes = R.shape[0], R.shape[3]
     W_depth, R_depth, per = W.shape[1] if D else 0, R.shape[1], per_number(R)
-    tiles = (stop - start + ROWS - 1) // ROWS
-    B, all_tiles = h_next.shape[0], blocks * tiles
-    of_state = _ahead_of((stop - start) * H, all_tiles, R_depth)
-    sizes = (_ahead_of((stop - start) * GATES * H, all_tiles, R_depth), of_state, of_state)
+    at_once = _rows_at_once(stop - start, scratch)
+    B, all_rows = h_next.shape[0], blocks * (stop - start)
+    of_state = _ahead_of((stop - start) * H, blocks * _tiles_of(stop - start), R_depth)
+    sizes = (GATES * of_state, of_state, of_state)
     for block in range(blocks):
         unit = block * lanes
-        for k in range(tiles):
-            row = start + (stop - start) * k // tiles
-            share = (stop - start) * H * (block * tiles + k) // all_tiles
-            after = (B + start) * H + share
-            ahead = at(gates, gates_row * GATES * H + GATES * after), at(c_next, after), at(h_next, after)
-            _forward_tile(
-                start + (stop - start) * (k + 1) // tiles - row, H, unit, at(table, unit), at(ids, row),
-                at(x, x_at + row * D), D, at(W, block * W_depth * GATES * lanes), W_depth,
-                at(h, h_at + row * P), P, at(R, block * R_depth * GATES * lanes), R_depth,
-                at(c, row * H + unit), at(c_next, row * H + unit), at(h_next, row * H + unit),
-                at(low, low_at + row * P + unit // per), at(gates, (gates_row + row) * GATES * H + unit),
-                ahead, sizes,
+        for first in range(start, stop, at_once):
+            count = min(at_once, stop - first)
+            tiles = _tiles_of(count)
+            _forward_sums(
+                count, x, x_at + first * D, D, W, block * W_depth * GATES * lanes, W_depth,
+                h, h_at + first * P, P, R, block * R_depth * GATES * lanes, scratch,
             )  # fmt: skip
+            for k in range(tiles):
+                row = first + count * k // tiles
+                share = (stop - start) * H * (block * (stop - start) + row - start) // all_rows
+                after = (B + start) * H + share
+                ahead = at(gates, gates_row * GATES * H + GATES * after), at(c_next, after), at(h_next, after)
+                _forward_tile(
+                    first + count * (k + 1) // tiles - row, H, unit, at(table, unit), at(ids, row),
+                    at(x, x_at + row * D), D, at(W, block * W_depth * GATES * lanes), W_depth,
+                    at(h, h_at + row * P), P, at(R, block * R_depth * GATES * lanes), R_depth,
+                    at(scratch, (row - first) * GATES * lanes),
+                    at(c, row * H + unit), at(c_next, row * H + unit), at(h_next, row * H + unit),
+                    at(low, low_at + row * P + unit // per), at(gates, (gates_row + row) * GATES * H + unit),
+                    ahead, sizes,
+                )  # fmt: skip
 
 
 @kernel
-def forward(table, ids, x, W, R, h, c, gates, low, low_x, start, stop):
+def forward(table, ids, x, W, R, h, c, gates, low, low_x, tiles, start, stop):
     """All time steps for rows `start` to `stop` of the batch; slot 0 of h and c holds h0 and c0.
 
     a_t = table[ids_t] + x_t W + h_{t-1} R, for table (V, 3H), ids (T, B), x (T, B, D) with D >= 0;
     W and R as panels. h (T+1, B, H); c (T+1, B, H), or (1, B, H) to keep only the last one; gates
     (T, B, 3H), or None to keep none. Where the panels hold pairs, low (2, B, H / 2 or more) and low_x
-    (B, D / 2 or more) are room for h and x in pairs; else None.
+    (B, D / 2 or more) are room for h and x in pairs; else None. tiles: as for `matrices.configure`.
     """
     (T, B), slots = ids.shape, c.shape[0]
+    scratch = configure(tiles)
     left_rows(h, 0, start, stop, low, 0)
     for t in range(T):
         inputs, inputs_at = left_rows(x, t * B, start, stop, low_x, 0)
@@ -253,57 +352,72 @@ def forward(table, ids, x, W, R, h, c, gates, low, low_x, start, stop):
         _, after_at = block_of(h, t + 1, low, (t + 1) % 2)
         forward_step(
             table, ids[t], inputs, inputs_at, inputs.shape[-1], W, R, before, before_at, c[t % slots],
-            c[(t + 1) % slots], h[t + 1], low, after_at, gates, t * B, start, stop,
+            c[(t + 1) % slots], h[t + 1], low, after_at, gates, t * B, scratch, start, stop,
         )  # fmt: skip
+    release(scratch)
+
+
+@njit(**OPTIONS)
+def _backward_step(t, slot, dh, dc, R, h, c, gates, da, low, scratch, start, count):
+    """Back through time step t: da_t to slot `slot` of da and low from that of t + 1 in the next one; dc in place."""
+    T, B, H = dh.shape
+    left, _ = block_of(da, 0, low, 0)  # da as the products' left matrix
+    G, depth, lanes, per = left.shape[-1], R.shape[1], R.shape[3], per_number(R)
+    width, at_once = UNITS * lanes, _rows_at_once(count, scratch)
+    of_state = _ahead_of(count * H, R.shape[0] * _tiles_of(count), depth)
+    sizes = (GATES * of_state, of_state, of_state)
+    read = depth if t < T - 1 else 0
+    for block in range(R.shape[0]):
+        unit = block * width
+        for begin in range(0, count, at_once):
+            rows = min(at_once, count - begin)
+            tiles = _tiles_of(rows)
+            _backward_sums(
+                rows, left, ((slot + 1) * count + begin) * G, G, R, block * depth * width, read, scratch
+            )
+            for k in range(tiles):
+                first = begin + rows * k // tiles
+                row = t * B + start + first
+                share = count * H * (block * count + first) // (R.shape[0] * count)
+                before = (max(0, t - 1) * B + start) * H + share
+                ahead = at(gates, GATES * before), at(c, before), at(dh, before)
+                _backward_tile(
+                    begin + rows * (k + 1) // tiles - first, H, unit, read, at(R, block * depth * width),
+                    at(scratch, (first - begin) * width), at(dh, row * H + unit),
+                    at(left, ((slot + 1) * count + first) * G), G, at(dc, (start + first) * H + unit),
+                    at(gates, row * GATES * H + unit), at(c, row * H + unit),
+                    at(c, (row + B) * H + unit), at(da, (slot * count + first) * GATES * H + unit),
+                    at(low, (slot * count + first) * G + unit // per), ahead, sizes,
+                )  # fmt: skip
 
 
 @kernel
 def backward(
-    dh, dc, R, W, h, c, gates, ids, x, dtable, dx, dR, dW, da, low, h_columns, x_columns, panel, start, stop
-):
+    dh, dc, R, W, h, c, gates, ids, x, dtable, dx, dR, dW, da, low, h_columns, x_columns, panel, tiles, start, stop
+):  # fmt: skip
     """Back through all time steps for rows `start` to `stop` of the batch.
 
     dh (T, B, H) is the gradient by every h_t from outside; dc (B, H), by the last c, becomes that by
     c0. R (blocks, 3H, 2, lanes) and W (blocks, 3H, 3, lanes) are panels of the transposes. Adds to
     dtable (V, 3H), dR (H, 3H) and dW (D, 3H), writes dx (T, B, D), which may be dh where D is H: a
     piece's dh has been read when its dx is written. Room for some steps of these
-    rows: da (steps + 1, stop - start, 3H), h_columns and x_columns (H or D / ROWS, steps * (stop - start),
-    ROWS), and panel (1, steps * (stop - start), 3, lanes). At the end slot `steps` of da holds that of t = 0.
+    rows: da (steps + 1, stop - start, 3H), h_columns and x_columns (H or D / width, steps * (stop - start),
+    width), and panel (1, steps * (stop - start), 3, lanes). At the end slot `steps` of da holds that of t = 0.
     Where the panels hold pairs of bfloat16, so do h_columns, x_columns, panel and low (steps + 1, stop - start,
     3H / 2 or more), which takes da, zeros beyond 3H; pairs are of rows of the same time step. Else low is None.
+    tiles: as for `matrices.configure`.
     """
     T, B, H = dh.shape
-    D, steps, count = x.shape[2], da.shape[0] - 1, stop - start
-    R_depth, lanes, per = R.shape[1], R.shape[3], per_number(R)
-    left, _ = block_of(da, 0, low, 0)  # da as the products' left matrix
+    D, steps, count, lanes, per = x.shape[2], da.shape[0] - 1, stop - start, R.shape[3], per_number(R)
+    left, _ = block_of(da, 0, low, 0)
     G, per_step = left.shape[-1], (count + per - 1) // per
-    width = UNITS * lanes
-    tiles = (count + ROWS - 1) // ROWS
-    all_tiles = R.shape[0] * tiles
-    of_state = _ahead_of(count * H, all_tiles, R_depth)
-    sizes = (_ahead_of(count * GATES * H, all_tiles, R_depth), of_state, of_state)
+    scratch = configure(tiles)
     for end in range(T, 0, -steps):
         begin = max(0, end - steps)
         empty = steps - (end - begin)  # slots of da that the last piece leaves unused
         for t in range(end - 1, begin - 1, -1):
             slot = t - begin + empty
-            depth = R_depth if t < T - 1 else 0
-            for block in range(R.shape[0]):
-                unit = block * width
-                for k in range(tiles):
-                    first = count * k // tiles
-                    rows = count * (k + 1) // tiles - first
-                    row = t * B + start + first
-                    share = count * H * (block * tiles + k) // all_tiles
-                    before = (max(0, t - 1) * B + start) * H + share
-                    ahead = at(gates, GATES * before), at(c, before), at(dh, before)
-                    _backward_tile(
-                        rows, H, unit, depth, at(R, block * R_depth * width), at(dh, row * H + unit),
-                        at(left, ((slot + 1) * count + first) * G), G, at(dc, (start + first) * H + unit),
-                        at(gates, row * GATES * H + unit), at(c, row * H + unit),
-                        at(c, (row + B) * H + unit), at(da, (slot * count + first) * GATES * H + unit),
-                        at(low, (slot * count + first) * G + unit // per), ahead, sizes,
-                    )  # fmt: skip
+            _backward_step(t, slot, dh, dc, R, h, c, gates, da, low, scratch, start, count)
             for source, columns in ((h, h_columns), (x, x_columns)):
                 pack_columns(
                     source, t * B + start, count, columns, 0, columns.shape[0], (t - begin) * per_step
@@ -315,17 +429,21 @@ def backward(
         for block in range(W.shape[0]):
             for t in range(begin, end):
                 da_t, dx_t = (t - begin + empty) * count * G, (t * B + start) * D
-                add_rows_of_panel(left, da_t, G, W, block, dx, dx_t, count, 0)
+                add_rows_of_panel(left, da_t, G, W, block, dx, dx_t, count, 0, scratch)
         rows_da, depth = da.reshape(-1, GATES * H), (end - begin) * per_step
+        close_columns(h_columns, depth, 0, h_columns.shape[0], scratch)
+        close_columns(x_columns, depth, 0, x_columns.shape[0], scratch)
         for column in range(0, GATES * H, VECTORS * panel.shape[3]):
             for t in range(begin, end):
                 pack_panel(
                     rows_da, (t - begin + empty) * count, count, column, panel, 0, (t - begin) * per_step
                 )
-            add_columns(h_columns, panel, depth, dR, column, 0, h_columns.shape[0])
-            add_columns(x_columns, panel, depth, dW, column, 0, x_columns.shape[0])
+            close_panel(panel, 0, depth, scratch)
+            add_columns(h_columns, panel, depth, dR, column, 0, h_columns.shape[0], scratch)
+            add_columns(x_columns, panel, depth, dW, column, 0, x_columns.shape[0], scratch)
         for k in range(count):
             for n in range(GATES * H):
                 da[steps, k, n] = da[empty, k, n]
             for n in range(G):
                 left[steps, k, n] = left[empty, k, n]
+    release(scratch)

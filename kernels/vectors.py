@@ -7,57 +7,19 @@ compiling; the micro-kernels of `tiles` and `recurrence` are put together from t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import codegen, config
 from numba.core.errors import RequireLiteralValue, TypingError
 from numba.extending import intrinsic
 
 from . import elementwise as coefficients
+from .features import HAS_PAIRS, REGISTERS, Registers
 
 INT = ir.IntType(64)
 INT32, INT16 = ir.IntType(32), ir.IntType(16)
 Value = Any  # an llvmlite IR value
-
-
-class Registers(NamedTuple):
-    """What a machine's vector registers hold."""
-
-    name: str
-    bits: int  # of one register
-    rows: int  # of a tile: rows x 3 sums, 3 vectors of weights and one of state fit at once
-    needs: frozenset[str]  # features of the processor, as LLVM names them
-
-
-KNOWN = (
-    Registers("avx512", 512, 8, frozenset({"avx512f"})),  # 32 registers
-    Registers("avx2", 256, 4, frozenset({"avx2", "fma"})),  # 16 registers
-    Registers("neon", 128, 8, frozenset({"neon"})),  # 32 registers
-)
-
-
-def host_registers() -> Registers | None:
-    """The widest registers that Numba compiles for and that have a tile; None: use the generic loops.
-
-    Numba compiles for this machine unless NUMBA_CPU_NAME and NUMBA_CPU_FEATURES say otherwise, which
-    is how the tests force narrower registers or none.
-    """
-    return next((registers for registers in KNOWN if all(map(_has, registers.needs))), None)
-
-
-def _features() -> str:
-    """What Numba compiles for."""
-    return str(codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES)
-
-
-def _has(feature: str) -> bool:
-    return f"+{feature}" in _features().split(",")
-
-
-REGISTERS = host_registers()
-HAS_PAIRS = REGISTERS is KNOWN[0] and _has("avx512bf16")  # products of pairs of bfloat16
 
 
 class _BFloat(ir.Type):
@@ -259,7 +221,9 @@ class Pairs(Lanes):
         """x[0] y[0] + x[1] y[1] + z, in float32; without the instruction, for tests, from float32's own."""
         if not HAS_PAIRS:
             lanes = Lanes(self.builder, z.type.element, REGISTERS)
-            return lanes.fma(self._half(x, 1), self._half(y, 1), lanes.fma(self._half(x, 0), self._half(y, 0), z))
+            return lanes.fma(
+                self._half(x, 1), self._half(y, 1), lanes.fma(self._half(x, 0), self._half(y, 0), z)
+            )
         numbers = ir.VectorType(BFLOAT, 2 * self.count)
         x, y = (self.builder.bitcast(pair, numbers) for pair in (x, y))
         return self._call("llvm.x86.avx512bf16.dpbf16ps.512", z.type, z, x, y)
@@ -389,6 +353,19 @@ def round_vector(typing, source, target, count):
         lanes.store_rounded(lanes.load(values[0], lanes.mask(values[2])), values[1])
 
     return types.void(source, target, types.intp), generate
+
+
+@intrinsic
+def put_vector(typing, source, target, count, accumulate):
+    """Store the first `count` of a vector's numbers, or add them to what is there if accumulate is 1, not 0."""
+
+    def generate(context, builder, signature, values):
+        source, target, count, accumulate = values
+        lanes = lanes_of(builder, signature.args[0])
+        old = lanes.load(target, lanes.mask(builder.mul(accumulate, count)))
+        lanes.store(lanes.add(lanes.load(source), old), target, lanes.mask(count))
+
+    return types.void(source, target, types.intp, types.intp), generate
 
 
 @intrinsic

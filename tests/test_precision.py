@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,7 @@ from charlstm.kernels.vectors import REGISTERS
 from conftest import TINY, charlstm_command, make_ops
 
 import charlstm
-from charlstm.backends import LayerInput, Ops, StepWeights, fused_ops, get_ops, numba_ops, precision
+from charlstm.backends import LayerInput, Ops, StepWeights, fused_ops, get_ops, numba_ops, packing, precision
 from charlstm.backends.packing import Packer
 
 SIZES = [(1, 1), (3, 7), (8, 16), (25, 33), (50, 100)]  # rows of the batch and units
@@ -27,14 +31,21 @@ paired = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=["shared out", "on one thread"])
+@pytest.fixture(
+    params=["vectors, shared out", "vectors, one thread", "matrices, shared out", "matrices, one thread"]
+)
 def medium(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ops:
-    if request.param == "shared out":
+    """On vector registers and on matrix registers, or what stands for them here."""
+    if "shared out" in request.param:
         for module in (numba_ops, fused_ops):
             monkeypatch.setattr(module, "SMALLEST_PRODUCT", 1)
     monkeypatch.setattr(fused_ops, "SMALLEST_PACKED", 1)
+    monkeypatch.setattr(packing, "FEWEST_ROWS", 1)
+    tiles = "matrices" in request.param
+    if tiles and REGISTERS is not None and REGISTERS.name != "avx512":
+        pytest.skip("rows of matrix registers are as wide as vectors of AVX-512")
     ops = fused_ops.FusedOps(2)
-    ops._packer = Packer(ops.empty, ops._shards, pairs=True)
+    ops._packer = Packer(ops.empty, ops._shards, pairs=True, tiles=tiles)
     return ops
 
 
@@ -233,3 +244,63 @@ def test_backends_tell_what_auto_takes() -> None:
     told = {row["backend"]: row["matmul_precision"] for row in described if row["available"]}
     assert told["numpy"] == "highest"
     assert told["numba"] == get_ops("numba", matmul_precision="auto").matmul_precision
+
+
+MACHINE_CODE = """
+import re, sys
+import numpy as np
+from numba import typeof
+from charlstm.kernels import features
+
+features.NO_TILES = None
+from charlstm.kernels import matrices, recurrence
+
+assert not matrices.EMULATED
+kinds = "2f4 2i8 3f4 4u4 4u4 3f4 3f4 3f4 3u4 2u4".split()
+arrays = [np.empty((1,) * int(kind[0]), kind[1:]) for kind in kinds]
+recurrence.forward.compile(tuple(map(typeof, (*arrays, True, 0, 1))))
+print(*set(re.findall("(?:tile|tdp|ldtile)[a-z0-9]+", "".join(recurrence.forward.inspect_asm().values()))))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instructions of x86")
+def test_matrix_registers_are_written_as_instructions(tmp_path: Path) -> None:
+    """Compiled for a processor that has them, not run."""
+    features = [
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512dq",
+        "avx512bf16",
+        "avx2",
+        "fma",
+        "amx-tile",
+        "amx-bf16",
+    ]
+    environment = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "NUMBA_CPU_NAME": "sapphirerapids",
+        "NUMBA_CPU_FEATURES": ",".join("+" + feature for feature in features),
+    }
+    command = [sys.executable, "-c", MACHINE_CODE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    wanted = {"ldtilecfg", "tilezero", "tileloadd", "tdpbf16ps", "tilestored", "tilerelease"}
+    assert wanted <= set(done.stdout.split())
+
+
+@known
+def test_matrix_registers_are_tried_before_they_are_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if REGISTERS is not None and REGISTERS.name != "avx512":
+        pytest.skip("rows of matrix registers are as wide as vectors of AVX-512")
+    tried = packing.tiles_are_right.__wrapped__
+    monkeypatch.setattr(packing, "NO_TILES", "there are none")
+    assert not tried()
+    monkeypatch.setattr(packing, "NO_TILES", None)
+    assert tried()  # on what stands for them, here
+    monkeypatch.setattr(packing.products, "product", lambda a, panels, out, *rest: out.fill(0))
+    assert not tried()
+    assert "report this processor" in caplog.text

@@ -10,7 +10,7 @@ from .checks import check_dtype
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .ops import Ops
 from .optimizer import RULES, Update
-from .precision import MatmulPrecision
+from .precision import MatmulPrecision, bfloat16_engine
 from .sampling import (
     PLAIN,
     SAMPLERS,
@@ -94,5 +94,6 @@ def describe_backends() -> list[dict[str, Any]]:
             blas = None if name == "cupy" else blas_info()
             row |= {"device": ops.device(), "threads": ops.threads(), "blas": blas}
             row["matmul_precision"] = get_ops(name, matmul_precision="auto").matmul_precision
+            row["bfloat16"] = bfloat16_engine() if name == "numba" else None
         described.append(row)
     return described

@@ -12,7 +12,7 @@ from ..kernels.tiles import ROWS
 from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence, weights_and_sum
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .numba_ops import SMALLEST_PRODUCT, NumbaOps
-from .packing import Packer, lanes_of
+from .packing import Packer, lanes_of, tiles_are_right
 from .precision import MatmulPrecision
 from .sampling import Array, Drawn, Draws, StepWeights, nothing_drawn
 from .shards import SMALLEST_LOOP
@@ -27,7 +27,8 @@ class FusedOps(NumbaOps):
 
     def __init__(self, threads: int | None = None, matmul_precision: MatmulPrecision = "highest") -> None:
         super().__init__(threads, matmul_precision)
-        self._packer = Packer(self.empty, self._shards, self.matmul_precision == "medium")
+        pairs = self.matmul_precision == "medium"
+        self._packer = Packer(self.empty, self._shards, pairs, tiles=pairs and tiles_are_right())
 
     # ---- products -----------------------------------------------------------------------
 
@@ -50,19 +51,20 @@ class FusedOps(NumbaOps):
 
         def shard(s: int, e: int) -> None:
             low = self._packer.low_rows(min(products.ROWS_AT_ONCE, e - s), a.shape[1], dtype=a.dtype)
-            products.product(a, panels, out, low, s, e)
+            products.product(a, panels, out, low, self._packer.tiles(e - s, a.dtype), s, e)
 
         self._shards.run(shard, a.shape[0], max(ROWS, SMALLEST_PRODUCT // b.size))
 
     def _transposed_product(self, a: Array, b: Array, out: Array) -> None:
         K, M = a.shape
-        depth = min(DEPTH, K)
-        columns = self._packer.columns(M, depth, a.dtype)
+        depth, tiles = min(DEPTH, K), self._packer.tiles(M, a.dtype)
+        columns = self._packer.columns(M, depth, a.dtype, tiles)
 
         def shard(s: int, e: int) -> None:
-            products.transposed_product(a, b, out, columns, self._packer.panel(depth, a.dtype), s, e)
+            products.transposed_product(a, b, out, columns, self._packer.panel(depth, a.dtype), tiles, s, e)
 
-        self._shards.run(shard, columns.shape[0], max(1, SMALLEST_PRODUCT // (K * b.shape[1] * ROWS)))
+        smallest = SMALLEST_PRODUCT // (K * b.shape[1] * columns.shape[2])
+        self._shards.run(shard, columns.shape[0], max(1, smallest))
 
     # ---- the recurrence -----------------------------------------------------------------
 
@@ -104,9 +106,13 @@ class FusedOps(NumbaOps):
         W, R = self._packer.gate_panels(source.W), self._packer.gate_panels(R)
         D = source.x.shape[2]
         low = self._packer.low_rows(2, B, H, dtype=h.dtype), self._packer.low_rows(B, D, dtype=h.dtype)
-        parts = (*source[:3], W, R, h, c, gates, *low)
+        parts = (*source[:3], W, R, h, c, gates, *low, self._tiles(B, h.dtype))
         self._shards.run(lambda s, e: recurrence.forward(*parts, s, e), B, self._smallest_batch(T, H, D))
         return h
+
+    def _tiles(self, B: int, dtype: Any) -> bool | None:
+        """Whether matrix registers make the products of a batch that the threads share."""
+        return self._packer.tiles(B // self._threads, dtype)
 
     def layer_backward(
         self,
@@ -176,6 +182,8 @@ class FusedOps(NumbaOps):
         sums = [[dR, dW]]  # of each thread; the first one's are the result
         sums += [[self.empty(total.shape, dh.dtype) for total in sums[0]] for _ in range(1, len(threads))]
 
+        tiles = self._tiles(B, dh.dtype)
+
         def shard(s: int, e: int) -> None:
             own, table = sums[threads[s]], tables[threads[s]]
             for total in own:
@@ -185,12 +193,10 @@ class FusedOps(NumbaOps):
             da[-1] = 0
             low = self._packer.low_rows(steps + 1, e - s, 3 * H, dtype=dh.dtype)
             n = steps * (e - s + (e - s) % 2)  # pairs are of rows of the same time step
-            room = (
-                *(self._packer.columns(width, n, dh.dtype) for width in (H, D)),
-                self._packer.panel(n, dh.dtype),
-            )
+            columns = (self._packer.columns(width, n, dh.dtype, tiles) for width in (H, D))
             recurrence.backward(
-                dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx, *own, da, low, *room, s, e
+                dh, dc, R_panels, W_panels, h, c, gates, source.ids, source.x, table, dx, *own, da, low,
+                *columns, self._packer.panel(n, dh.dtype), tiles, s, e,
             )  # fmt: skip
             if dh0 is not None:
                 np.matmul(da[-1], R.T, out=dh0[s:e])
@@ -234,6 +240,7 @@ class FusedOps(NumbaOps):
             head_panels,
             weights.bias,
             low,
+            self._tiles(B, h.dtype),
             tokens,
             h,
             h_next,
@@ -272,7 +279,8 @@ class FusedOps(NumbaOps):
             draws, np.array(logits, order="C"), states, np.array(c, order="C"), alternatives
         )
         low = self._packer.low_rows(3, B, H, dtype=h.dtype)
-        parts = (weights.table, W, weights.b, R, head_panels, weights.bias, low)
+        tiles = self._tiles(B, h.dtype)
+        parts = (weights.table, W, weights.b, R, head_panels, weights.bias, low, tiles)
         self._draw(generation.generate_fused, parts, drawn, draws)
         return drawn._replace(h=states[len(drawn.tokens) % 2])
 
@@ -293,7 +301,8 @@ class FusedOps(NumbaOps):
             piece = min(ROWS_AT_ONCE, max(1, e - s))
             block = self.empty((piece, _block_of(V, rows.dtype)), rows.dtype)
             low = self._packer.low_rows(piece, H, dtype=rows.dtype)
-            sums[s] = head.loss(rows, W, bias, targets, weights, block, low, s, e)
+            tiles = self._packer.tiles(piece, rows.dtype)
+            sums[s] = head.loss(rows, W, bias, targets, weights, block, low, tiles, s, e)
 
         self._shards.run(shard, N, self._smallest_head(weight))
         losses, confidences = zip(*(sums[s] for s in sorted(sums)), strict=True)
@@ -328,11 +337,13 @@ class FusedOps(NumbaOps):
             dW, db = dweight if s == 0 else self.empty(shape, dtype), self.zeros((V,), dtype)
             dW[...] = 0
             blocks = self.empty((WT.shape[0], piece, width), dtype)
-            columns = self._packer.columns(width if transposed else H, piece, dtype)
+            tiles = self._packer.tiles(piece, dtype)
+            columns = self._packer.columns(width if transposed else H, piece, dtype, tiles)
             panels = self._packer.panel(piece, dtype, WT.shape[1] if transposed else 1)
             low = (self._packer.low_rows(piece, K, dtype=dtype) for K in (H, width))
             loss = head.gradients(
                 rows, W, bias, targets, weights, WT, drows, dW, db, blocks, columns, panels, *low,
+                tiles,
                 dtype.type(1 / whole), dtype.type(smoothing), transposed, s, e,
             )  # fmt: skip
             sums[s] = loss, dW, db

@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from ..kernels import products, recurrence
+from ..kernels import packing, products, recurrence
+from ..kernels.features import NO_TILES, REGISTERS
+from ..kernels.matrices import HEIGHT, SIDE
 from ..kernels.tiles import ROWS
-from ..kernels.vectors import REGISTERS
 from .sampling import Array
 from .shards import SMALLEST_LOOP, ShardPool
 
-ROW_PAIRS = 16  # rows of pairs are multiples of a vector long
+_log = logging.getLogger("charlstm")
+
+ROW_PAIRS = SIDE  # rows of pairs are multiples of a register long
+FEWEST_ROWS = 8  # of the left matrix for which matrix registers pay, which take 16 at a time
 
 
 class Packer:
     """Packs in the numbers that products are made of: those of the matrices, or pairs of bfloat16."""
 
-    def __init__(self, empty: Callable[..., Array], shards: ShardPool, pairs: bool) -> None:
-        """`empty` makes arrays; with `pairs`, float32 matrices are packed in pairs."""
-        self._empty, self._shards, self._pairs = empty, shards, pairs
+    def __init__(
+        self, empty: Callable[..., Array], shards: ShardPool, pairs: bool = False, tiles: bool = False
+    ) -> None:
+        """`empty` makes arrays; with `pairs`, float32 is packed in pairs, with `tiles` for matrix registers."""
+        self._empty, self._shards, self._pairs, self._tiles = empty, shards, pairs, pairs and tiles
 
     def numbers(self, dtype: Any) -> Any:
         """What matrices of this dtype are packed as; a pair is a uint32."""
         return np.dtype(np.uint32 if self._pairs and dtype == np.float32 else dtype)
 
     def depth(self, K: int, dtype: Any) -> int:
-        """Steps that a sum over k < K has."""
-        return -(-K // 2) if self.numbers(dtype) == np.uint32 else K
+        """Steps that a sum over k < K has: for matrix registers, a multiple of theirs."""
+        if self.numbers(dtype) != np.uint32:
+            return K
+        return -(-K // (2 * SIDE)) * SIDE if self._tiles else -(-K // 2)
+
+    def tiles(self, rows: int, dtype: Any) -> bool | None:
+        """True where matrix registers make the products of so many rows; else None."""
+        return True if self._tiles and self.numbers(dtype) == np.uint32 and rows >= FEWEST_ROWS else None
 
     def panels(self, b: Array, vectors: int) -> Array:
         """A matrix (K, N), or a view that transposes one, as panels of so many vectors."""
         (K, N), lanes = b.shape, lanes_of(b.dtype)
         shape = -(-N // (vectors * lanes)), self.depth(K, b.dtype), vectors, lanes
         panels = self._empty(shape, self.numbers(b.dtype))
+        self._end(panels, K)
         if b.flags.f_contiguous and not b.flags.c_contiguous:
-            self._share(products.pack_transposed, self._along_rows(b.T), panels)
+            self._share(packing.pack_transposed, self._along_rows(b.T), panels)
         else:
-            self._share(products.pack, np.ascontiguousarray(b), panels)
+            self._share(packing.pack, np.ascontiguousarray(b), panels)
         return panels
 
     def gate_panels(self, weights: Array) -> Array:
@@ -47,6 +63,7 @@ class Packer:
         (K, G), lanes = weights.shape, lanes_of(weights.dtype)
         shape = -(-G // 3 // lanes), self.depth(K, weights.dtype), recurrence.GATES, lanes
         panels = self._empty(shape, self.numbers(weights.dtype))
+        self._end(panels, K)
         self._share(recurrence.pack_gates, np.ascontiguousarray(weights), panels)
         return panels
 
@@ -57,6 +74,8 @@ class Packer:
         panels = -(-H // (products.VECTORS * lanes))
         shape = count, panels, self.depth(width, dtype), products.VECTORS, lanes
         blocks = self._empty(shape, self.numbers(dtype))
+        for block in blocks:
+            self._end(block, width)
 
         def shard(s: int, e: int) -> None:
             for n in range(s, e):
@@ -64,21 +83,22 @@ class Packer:
                 if part.shape[1] < width:
                     part = np.pad(part, ((0, 0), (0, width - part.shape[1])))
                 if part.flags.f_contiguous:
-                    products.pack(part.T, blocks[n], 0, panels)
+                    packing.pack(part.T, blocks[n], 0, panels)
                 else:
-                    products.pack_transposed(
+                    packing.pack_transposed(
                         self._along_rows(np.ascontiguousarray(part)), blocks[n], 0, panels
                     )
 
         self._shards.run(shard, count, max(1, SMALLEST_LOOP // max(1, width * H)))
         return blocks
 
-    def columns(self, width: int, steps: int, dtype: Any) -> Array:
-        """Room for `products.pack_columns`: `steps` rows of this width."""
-        return self._empty((-(-width // ROWS), self.depth(steps, dtype), ROWS), self.numbers(dtype))
+    def columns(self, width: int, steps: int, dtype: Any, tiles: bool | None) -> Array:
+        """Room for `packing.pack_columns`: `steps` rows of this width, for vector registers or `tiles`."""
+        group = SIDE if tiles else ROWS
+        return self._empty((-(-width // group), self.depth(steps, dtype), group), self.numbers(dtype))
 
     def panel(self, steps: int, dtype: Any, count: int = 1) -> Array:
-        """Room for `products.pack_panel`: panels of `steps` rows."""
+        """Room for `packing.pack_panel`: panels of `steps` rows."""
         shape = count, self.depth(steps, dtype), products.VECTORS, lanes_of(dtype)
         return self._empty(shape, self.numbers(dtype))
 
@@ -87,21 +107,49 @@ class Packer:
         if self.numbers(dtype) != np.uint32:
             return None
         *rows, K = shape
-        low = self._empty((*rows, -(-K // (2 * ROW_PAIRS)) * ROW_PAIRS), np.uint32)
+        # matrix registers read whole ones of rows: what they make of those beyond is thrown away
+        P, number = -(-K // (2 * ROW_PAIRS)) * ROW_PAIRS, math.prod(rows)
+        low = self._empty((number + (HEIGHT if self._tiles else 0), P), np.uint32)
         low[...] = 0
-        return low
+        return low[:number].reshape(*rows, P)
+
+    def _end(self, panels: Array, K: int) -> None:
+        """Zeros in the steps of panels beyond k = K."""
+        if panels.dtype == np.uint32:
+            panels[:, -(-K // 2) :] = 0
 
     def _along_rows(self, rows: Array) -> Array:
         """A matrix whose transpose is packed, rounded to pairs along its rows where panels hold such."""
         low = self.low_rows(*rows.shape, dtype=rows.dtype)
         if low is None:
             return rows
-        products.round_all(rows, low)
+        packing.round_all(rows, low)
         return low
 
     def _share(self, pack: Any, weights: Array, panels: Array) -> None:
         smallest = max(1, SMALLEST_LOOP * panels.shape[0] // max(1, panels.size))
         self._shards.run(lambda s, e: pack(weights, panels, s, e), panels.shape[0], smallest)
+
+
+@cache
+def tiles_are_right() -> bool:
+    """Whether matrix registers can be used here: there are some, and a small product on them comes out right.
+
+    Anything else would be silent: so they are tried once in a process before anything is left to them.
+    """
+    if NO_TILES is not None:
+        return False
+    rng, M, K, N = np.random.default_rng(0), 40, 70, 50
+    a, b = (rng.integers(-8, 9, shape).astype(np.float32) for shape in ((M, K), (K, N)))
+    packer, out = Packer(np.empty, ShardPool(1), pairs=True, tiles=True), np.empty((M, N), np.float32)
+    panels, low = packer.panels(b, products.VECTORS), packer.low_rows(M, K, dtype=a.dtype)
+    products.product(a, panels, out, low, packer.tiles(M, a.dtype), 0, M)
+    right = np.array_equal(out, a @ b)  # small whole numbers: every sum is exact
+    if not right:
+        _log.warning(
+            "matrix registers (AMX) compute wrongly here and are not used: please report this processor"
+        )
+    return right
 
 
 def lanes_of(dtype: Any) -> int:

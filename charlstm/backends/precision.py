@@ -37,8 +37,14 @@ def on_host(asked: MatmulPrecision, backend: str) -> MatmulPrecision:
 
 def bfloat16_unavailable() -> str | None:
     """Why products of bfloat16 cannot be made on this processor by the Numba backend, or None."""
-    return (
-        None
-        if import_module("..kernels.vectors", __package__).HAS_PAIRS
-        else "the processor has none of bfloat16"
-    )
+    features = import_module("..kernels.features", __package__)
+    return None if features.HAS_PAIRS else "the processor has no products of bfloat16 (AVX512-BF16)"
+
+
+def bfloat16_engine() -> str:
+    """What makes products of bfloat16 on this processor, or why nothing does, for people."""
+    reason = bfloat16_unavailable()
+    if reason is not None:
+        return f"none: {reason}"
+    missing = import_module("..kernels.features", __package__).NO_TILES
+    return "vector registers (AVX512-BF16)" + (f"; {missing}" if missing else " and matrix registers (AMX)")
