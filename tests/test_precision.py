@@ -31,9 +31,7 @@ paired = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(
-    params=["vectors, shared out", "vectors, one thread", "matrices, shared out", "matrices, one thread"]
-)
+@pytest.fixture(params=["vectors, shared out", "vectors, one thread", "matrices, shared out"])
 def medium(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ops:
     """On vector registers and on matrix registers, or what stands for them here."""
     if "shared out" in request.param:
