@@ -11,21 +11,21 @@ from .elementwise import LOWEST64, exp
 END = -1  # both as in charlstm.backends.sampling
 NOT_FINITE = -2
 RANKED = 256  # candidates that are sorted by counting; of more a heap gives the first ones
-AT_ONCE = 32  # numbers that a turn of a loop takes at most: what is left over is slow
+AT_ONCE = 8  # numbers that a turn of a loop takes at most: what is left over is slow
 
 
 @kernel
 def room(V):
     """What `draw` works in: values, weights and keys, and integers: an order, a spare one, marks.
 
-    All (V+1,), but for the keys, which `_rank` fills up.
+    All (V+1,), but for what `_rank` works in.
     """
     return (
         np.empty(V + 1),
         np.empty(V + 1),
         np.empty(V + AT_ONCE),
         np.empty(V + 1, np.int64),
-        np.empty(V + 1, np.int64),
+        np.empty(max(V + 1, 2 * (min(V + 1, RANKED) + AT_ONCE)), np.int64),
         np.zeros(V + 1, np.int64),
     )
 
@@ -34,15 +34,13 @@ def room(V):
 def draw(logits, sampler, temperature, uniforms, recent, bias, allowed, ends, room):
     """As `charlstm.backends.draw`; bias and allowed are (0,) where there are none, `room` is from `room`."""
     values, weights, keys, order, spare, marks = room
-    V = logits.shape[0]
-    best = 0
+    V, bad = logits.shape[0], 0
     for v in range(V):
-        if not np.isfinite(logits[v]):
-            return NOT_FINITE
         values[v] = logits[v]
-        if logits[v] > logits[best]:
-            best = v
-    count, top, outside = V, values[best], -np.inf
+        bad += np.int64(not np.abs(values[v]) < np.inf)
+    if bad:
+        return NOT_FINITE
+    count, top, outside = V, _largest(values[:V]), -np.inf
     masked = bias.shape[0] or allowed.shape[0] or sampler.repetition_penalty != 1 or sampler.no_repeat_ngram
     if masked:
         for v in range(bias.shape[0]):
@@ -57,14 +55,13 @@ def draw(logits, sampler, temperature, uniforms, recent, bias, allowed, ends, ro
             for v in range(V):
                 if not allowed[v]:
                     outside = max(outside, values[v])
-        best = _mask(values, allowed, marks, banned, weights)
-        if best < 0:  # rather a repetition than nothing
-            best = _mask(values, allowed, marks, banned + 1, weights)
-        if best < 0:
+        top = _mask(values, allowed, marks, banned, weights)
+        if top == -np.inf:  # rather a repetition than nothing
+            top = _mask(values, allowed, marks, banned + 1, weights)
+        if top == -np.inf:
             return END
-        top = values[best]
     if temperature == 0:
-        return END if outside > top else best
+        return END if outside > top else _first_of(weights if masked else values, top)
     top = max(top, outside)
     if ends:
         count = V + 1
@@ -80,26 +77,42 @@ def draw(logits, sampler, temperature, uniforms, recent, bias, allowed, ends, ro
         values[v] = (values[v] - top) / temperature
         weights[v] = exp(values[v]) if values[v] >= LOWEST64 else 0.0
     _cut(weights[:count], values, sampler, keys, order, spare)
-    token = _at(weights[:count], uniforms[0])
-    if sampler.redraw:
-        best = 0
-        for v in range(count):
-            if weights[v] > weights[best]:
-                best = v
-        if token != best:
-            token = _at(weights[:count], uniforms[1])
+    total = 0.0
+    for v in range(count):
+        total += weights[v]
+        keys[v] = total
+    token = _at(keys[:count], weights, uniforms[0])
+    if sampler.redraw and token != _first_of(weights, _largest(weights[:count])):
+        token = _at(keys[:count], weights, uniforms[1])
     return END if token == V else token
+
+
+@njit(nogil=True, fastmath={"nnan", "nsz"})
+def _largest(x):
+    """Of finite numbers and -inf, which may be compared in any order."""
+    largest = x[0]
+    for v in range(1, x.shape[0]):
+        largest = max(largest, x[v])
+    return largest
+
+
+@njit(**OPTIONS)
+def _first_of(x, value):
+    """The first place that holds a value."""
+    v = 0
+    while x[v] != value:
+        v += 1
+    return v
 
 
 @njit(**OPTIONS)
 def _penalize(values, recent, penalty, marks, mark):
     for token in recent:
-        if marks[token] != mark:
-            marks[token] = mark
-            if values[token] > 0:
-                values[token] /= penalty
-            else:
-                values[token] *= penalty
+        marks[token] = mark
+    for v in range(marks.shape[0] - 1):
+        value = values[v]
+        penalized = value / penalty if value > 0 else value * penalty
+        values[v] = penalized if marks[v] == mark else value
 
 
 @njit(**OPTIONS)
@@ -116,15 +129,14 @@ def _rule_out(recent, size, marks, mark):
 
 @njit(**OPTIONS)
 def _mask(values, allowed, marks, mark, weights):
-    """Values of what may follow, -inf for the rest; the largest's place, -1 where nothing may."""
-    best, largest, V = -1, -np.inf, marks.shape[0] - 1
+    """Values of what may follow, -inf for the rest; the largest of them."""
+    V = marks.shape[0] - 1
     for v in range(V):
-        weights[v] = values[v]
-        if marks[v] == mark or (allowed.shape[0] and not allowed[v]):
+        weights[v] = -np.inf if marks[v] == mark else values[v]
+    for v in range(allowed.shape[0]):
+        if not allowed[v]:
             weights[v] = -np.inf
-        if weights[v] > largest:
-            best, largest = v, weights[v]
-    return best
+    return _largest(weights[:V])
 
 
 @njit(**OPTIONS)
@@ -205,19 +217,20 @@ def _rank(keys, order, spare, count):
     By counting what precedes each: nothing for a processor to guess, and whole vectors at a time.
     """
     padded = (count + AT_ONCE - 1) // AT_ONCE * AT_ONCE
-    for k in range(count, padded):
-        keys[k] = -np.inf
+    ranks, sorted_ = spare[:padded], spare[padded : 2 * padded]
+    for k in range(padded):
+        ranks[k], sorted_[k] = 0, -1
+    for other in range(count):
+        key = keys[other]
+        for k in range(padded):
+            ranks[k] += np.int64(key > keys[k])
     for k in range(count):
-        spare[k] = -1
-    for k in range(count):
-        key, rank = keys[k], 0
-        for other in range(padded):
-            rank += np.int64(keys[other] > key)
-        while spare[rank] >= 0:  # the place of an equal one
+        rank = ranks[k]
+        while sorted_[rank] >= 0:  # the place of an equal one
             rank += 1
-        spare[rank] = order[k]
+        sorted_[rank] = order[k]
     for k in range(count):
-        order[k] = spare[k]
+        order[k] = sorted_[k]
 
 
 @njit(**OPTIONS)
@@ -261,20 +274,17 @@ def _precedes(keys, a, b):
 
 
 @njit(**OPTIONS)
-def _at(weights, uniform):
-    """Where the running sum of the weights passes a share of it all."""
-    total = 0.0
-    for v in range(weights.shape[0]):
-        total += weights[v]
-    wanted, mass = uniform * total, 0.0
-    last = 0
-    for v in range(weights.shape[0]):
-        mass += weights[v]
-        if mass > wanted:
-            return v
-        if weights[v] > 0:
-            last = v
-    return last
+def _at(sums, weights, uniform):
+    """Where the running sums of the weights pass a share of it all."""
+    count, token = sums.shape[0], 0
+    wanted = uniform * sums[count - 1]
+    for v in range(count):
+        token += np.int64(sums[v] <= wanted)
+    if token == count:  # the share was rounded up to all of it
+        token -= 1
+        while weights[token] == 0:
+            token -= 1
+    return token
 
 
 @kernel

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -44,8 +43,8 @@ class Decoder:
         return self._tokenizer.decode(ids)
 
     def copy(self) -> Decoder:
-        """Another one that goes on from here; neither changes what the other gives."""
-        return copy.copy(self)
+        """One that goes on from here, whatever this one is fed; itself, where it remembers nothing."""
+        return self
 
     def finish(self) -> str:
         """What is still to come when no more tokens follow."""

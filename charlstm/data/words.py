@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -156,6 +157,9 @@ class _WordDecoder(Decoder):
     def __init__(self, tokenizer: WordTokenizer, prompt: str) -> None:
         self._vocabulary = tokenizer.vocabulary
         self._at_start = not prompt or prompt[-1].isspace()
+
+    def copy(self) -> Decoder:
+        return copy.copy(self)
 
     def feed(self, ids: Any) -> str:
         parts = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from ..errors import UsageError
@@ -26,7 +25,9 @@ class StopStrings:
 
     def copy(self) -> StopStrings:
         """Another one that goes on from here; neither changes what the other gives."""
-        return copy.copy(self)
+        other = StopStrings(self._stops)
+        other._held, other.stopped = self._held, self.stopped
+        return other
 
     def feed(self, piece: str) -> str:
         """What may be shown now that a further piece has come; nothing once the text has stopped."""

@@ -66,6 +66,7 @@ class Stream:
         self.bias = _bias(tokenizer, self.sampling)
         self.constraint = _constraint(tokenizer, prompt, self.sampling)
         self.state = -1 if self.constraint is None else 0
+        self._temperatures = np.array(self.sampling.temperatures)
         self.drawn, self.remaining = 0, self.sampling.length
         self.finish_reason: FinishReason | None = None if self.remaining else "length"
         self.tokens: list[Token] = []  # those that were scored
@@ -84,13 +85,14 @@ class Stream:
 
     def temperatures(self, count: int) -> np.ndarray:
         """Those of the next `count` tokens."""
-        values, length = self.sampling.temperatures, self.sampling.length
+        values, length = self._temperatures, self.sampling.length
         if len(values) == 1:
             return np.full(count, values[0])
-        places = np.arange(count) + length - self.remaining
+        places = np.arange(length - self.remaining, length - self.remaining + count)
         if self.sampling.falling:
-            return np.interp(places, (0, max(1, length - 1)), values)
-        return np.asarray(values)[places % len(values)]
+            first, last = values
+            return first + (last - first) * np.minimum(places / max(1, length - 1), 1.0)
+        return values[places % len(values)]
 
     def take(self, ids: np.ndarray, ended: bool, state: int, scores: Scores | None, column: int) -> str:
         """Take in tokens (n,) that were drawn, the last ones if it `ended`; the text that they add."""
