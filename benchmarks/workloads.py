@@ -94,9 +94,11 @@ def charlstm_generate(shape: Shape, backend: str | Ops) -> Callable[[], str]:
 
 
 def charlstm_generate_many(
-    shape: Shape, streams: int, sampling: SamplingConfig = PLAIN
+    shape: Shape, streams: int, sampling: SamplingConfig = PLAIN, sharpened: float = 1.0
 ) -> Callable[[], list[str]]:
+    """The head's weights times `sharpened`: what a training does to the posterior, in a moment."""
     model = charlstm_model(shape, "numba")
+    model.parameters["head.weight"][...] *= sharpened
 
     def run() -> list[str]:
         pieces = generate_many(model, TOKENIZER, ["!"] * streams, sampling)
