@@ -41,6 +41,9 @@ def backends(*, check: bool = False, json_output: Json = False) -> int:
     else:
         console = Console(highlight=False)
         console.print(_backend_table(rows))
+        for row in rows:
+            if row.get("bfloat16"):
+                console.print(f"{row['backend']}, --matmul-precision medium: {escape(str(row['bfloat16']))}")
         if check:
             console.print(_check_table(figures))
             console.print(
