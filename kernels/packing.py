@@ -7,7 +7,18 @@ from numba.extending import overload
 
 from .compiling import OPTIONS, kernel
 from .tiles import ROWS
-from .vectors import at, pack_numbers, pack_vector, per_number, per_vector, round_vector, transpose_block
+from .vectors import (
+    at,
+    pack_numbers,
+    pack_vector,
+    parts_of,
+    per_number,
+    per_vector,
+    round_vector,
+    transpose_block,
+)
+
+LEFT_REST, RIGHT_REST = 2, 1  # which part of an operand is what rounding leaves off (`tiles`)
 
 
 @njit(**OPTIONS)
@@ -16,43 +27,54 @@ def pack_columns(a, first, count, columns, start, stop, k):
 
     `columns` (M / width, K, width) holds so many columns of a in each group, a multiple of ROWS, or pairs.
     """
-    M, per = a.shape[-1], per_number(columns)
+    M, per, parts = a.shape[-1], per_number(columns), parts_of(columns)
     K, width = columns.shape[1:]
     for group in range(start, stop):
-        for part in range(0, width, ROWS):
-            column = group * width + part
-            for n in range(0, count, per):
-                source, target = (first + n) * M + column, (group * K + k + n // per) * width + part
-                if column + ROWS <= M:
-                    pack_numbers(at(a, source), M, count - n, at(columns, target), ROWS)
-                else:
-                    for m in range(M - column):
-                        pack_numbers(at(a, source + m), M, count - n, at(columns, target + m), 1)
+        for part in range(parts):
+            step = group * K + K // parts * part + k
+            for within in range(0, width, ROWS):
+                column = group * width + within
+                for n in range(0, count, per):
+                    source, target = (first + n) * M + column, (step + n // per) * width + within
+                    if column + ROWS <= M:
+                        pack_numbers(
+                            at(a, source), M, count - n, at(columns, target), ROWS, part == LEFT_REST
+                        )
+                    else:
+                        for m in range(M - column):
+                            pack_numbers(
+                                at(a, source + m), M, count - n, at(columns, target + m), 1, part == LEFT_REST
+                            )
 
 
 @njit(**OPTIONS)
 def pack_panel(B, first, depth, column, panels, block, k):
     """Rows `first` to `first + depth` of B (K, N), columns from `column` on, as the steps from k on of a panel."""
-    (vectors, lanes), N, per = panels.shape[2:], B.shape[1], per_number(panels)
-    for n in range(0, depth, per):
-        for v in range(vectors):
-            start, step = column + v * lanes, block * panels.shape[1] + k + n // per
-            pack_vector(
-                at(B, (first + n) * N + start),
-                N,
-                depth - n,
-                at(panels, (step * vectors + v) * lanes),
-                N - start,
-            )
+    (vectors, lanes), N, per, parts = panels.shape[2:], B.shape[1], per_number(panels), parts_of(panels)
+    for part in range(parts):
+        first_step = block * panels.shape[1] + panels.shape[1] // parts * part + k
+        for n in range(0, depth, per):
+            for v in range(vectors):
+                start, step = column + v * lanes, first_step + n // per
+                pack_vector(
+                    at(B, (first + n) * N + start), N, depth - n, at(panels, (step * vectors + v) * lanes),
+                    N - start, part == RIGHT_REST,
+                )  # fmt: skip
 
 
 @njit(**OPTIONS)
-def round_rows(a, first, count, rows, to):
-    """Rows `first` to `first + count` of a (..., K) as bfloat16 pairs, then zeros: rows `to` and on of (..., P)."""
-    K, P = a.shape[-1], rows.shape[-1]
+def round_rows(a, first, count, rows, to, rest):
+    """Rows `first` to `first + count` of a (..., K) as bfloat16 pairs, then zeros: rows `to` and on of (..., P).
+
+    Where these hold parts, part `rest` is what rounding leaves off.
+    """
+    K, parts = a.shape[-1], parts_of(rows)
+    P = rows.shape[-1] // parts
     for n in range(count):
-        for k in range(0, 2 * P, per_vector(a)):
-            round_vector(at(a, (first + n) * K + k), at(rows, (to + n) * P + k // 2), K - k)
+        for part in range(parts):
+            for k in range(0, 2 * P, per_vector(a)):
+                target = ((to + n) * parts + part) * P + k // 2
+                round_vector(at(a, (first + n) * K + k), at(rows, target), K - k, part == rest)
 
 
 def close_columns(columns, depth, start, stop, scratch):
@@ -71,15 +93,17 @@ def _close_columns(columns, depth, start, stop, scratch):
         return lambda columns, depth, start, stop, scratch: None
 
     def close(columns, depth, start, stop, scratch):
-        K, side = columns.shape[1:]
+        (K, side), parts = columns.shape[1:], parts_of(columns)
         whole = (depth + side - 1) // side * side
         for group in range(start, stop):
-            for k in range(depth, whole):
-                for m in range(side):
-                    columns[group, k, m] = 0
-            for k in range(0, whole, side):
-                square = at(columns, (group * K + k) * side)
-                transpose_block(square, side, square, side)
+            for part in range(parts):
+                begin = K // parts * part
+                for k in range(begin + depth, begin + whole):
+                    for m in range(side):
+                        columns[group, k, m] = 0
+                for k in range(begin, begin + whole, side):
+                    square = at(columns, (group * K + k) * side)
+                    transpose_block(square, side, square, side)
 
     return close
 
@@ -90,11 +114,13 @@ def _close_panel(panels, block, depth, scratch):
         return lambda panels, block, depth, scratch: None
 
     def close(panels, block, depth, scratch):
-        side = panels.shape[3]
-        for k in range(depth, (depth + side - 1) // side * side):
-            for v in range(panels.shape[2]):
-                for lane in range(side):
-                    panels[block, k, v, lane] = 0
+        (K, vectors, side), parts = panels.shape[1:], parts_of(panels)
+        for part in range(parts):
+            begin = K // parts * part
+            for k in range(begin + depth, begin + (depth + side - 1) // side * side):
+                for v in range(vectors):
+                    for lane in range(side):
+                        panels[block, k, v, lane] = 0
 
     return close
 
@@ -119,7 +145,7 @@ def _left_rows(a, first, start, stop, low, to):
         return lambda a, first, start, stop, low, to: (a, first * a.shape[-1])
 
     def rounded(a, first, start, stop, low, to):
-        round_rows(a, first + start, stop - start, low, to + start)
+        round_rows(a, first + start, stop - start, low, to + start, LEFT_REST)
         return low, to * low.shape[-1]
 
     return rounded
@@ -142,8 +168,8 @@ def pack(B, panels, start, stop):
 
 @kernel
 def round_all(a, rows):
-    """All of a (M, K) as `round_rows`."""
-    round_rows(a, 0, a.shape[0], rows, 0)
+    """All of a (M, K) as `round_rows`, for a right matrix."""
+    round_rows(a, 0, a.shape[0], rows, 0, RIGHT_REST)
 
 
 @kernel

@@ -10,7 +10,7 @@ from .compiling import OPTIONS, kernel
 from .matrices import HEIGHT, SIDE, configure, make_products, release
 from .packing import close_columns, close_panel, left_rows, pack_columns, pack_panel
 from .tiles import ROWS, add_products, zeros
-from .vectors import INT, at, lanes_of, per_number, put_vector, switch
+from .vectors import INT, at, lanes_of, parts_of, per_number, put_vector, switch
 
 VECTORS = 3  # of columns in a tile
 HEIGHTS = [n for n in (8, 4, 2, 1) if n <= ROWS]  # rows of a tile: each costs time to compile
@@ -151,28 +151,32 @@ def add_columns(columns, panel, depth, out, column, start, stop, scratch):
 def _add_columns(columns, panel, depth, out, column, start, stop, scratch):
     def in_registers(columns, panel, depth, out, column, start, stop, scratch):
         M, N = out.shape
-        width = VECTORS * panel.shape[3]
+        width, K, parts = VECTORS * panel.shape[3], columns.shape[1], parts_of(columns)
         for group in range(start, stop):
             first, rows = group * ROWS, min(ROWS, M - group * ROWS)
-            k = 0
-            while k < rows:
-                height = _height(rows - k)
-                _transposed_tile(
-                    height, min(width, N - column), depth, at(columns, first * columns.shape[1] + k), ROWS,
-                    at(panel, 0), at(out, (first + k) * N + column), N, 1,
-                )  # fmt: skip
-                k += height
+            for part in range(parts):
+                begin = K // parts * part
+                k = 0
+                while k < rows:
+                    height = _height(rows - k)
+                    _transposed_tile(
+                        height, min(width, N - column), depth, at(columns, first * K + begin * ROWS + k), ROWS,
+                        at(panel, begin * width), at(out, (first + k) * N + column), N, 1,
+                    )  # fmt: skip
+                    k += height
 
     def in_matrices(columns, panel, depth, out, column, start, stop, scratch):
         M, N = out.shape
-        width, K = VECTORS * panel.shape[3], columns.shape[1]
+        width, K, parts = VECTORS * panel.shape[3], columns.shape[1], parts_of(columns)
         whole = (depth + SIDE - 1) // SIDE * SIDE
         for group in range(start, stop, HEIGHT // SIDE):
             rows = min(HEIGHT, SIDE * (stop - group), M - group * SIDE)
-            make_products(
-                rows, VECTORS, whole, at(columns, group * K * SIDE), SIDE, SIDE * SIDE, K * SIDE, at(panel, 0),
-                at(scratch, 0), 0,
-            )  # fmt: skip
+            for part in range(parts):
+                begin = K // parts * part
+                make_products(
+                    rows, VECTORS, whole, at(columns, (group * K + begin) * SIDE), SIDE, SIDE * SIDE, K * SIDE,
+                    at(panel, begin * width), at(scratch, 0), min(part, 1),
+                )  # fmt: skip
             _put_rows(scratch, rows, width, out, group * SIDE * N + column, N - column, 1)
 
     return in_registers if isinstance(scratch, types.NoneType) else in_matrices
@@ -198,7 +202,7 @@ def transposed_product(a, B, out, columns, panel, tiles, start, stop):
     """
     width, per = columns.shape[2], per_number(panel)
     out[start * width : stop * width] = 0
-    most = panel.shape[1] * per
+    most = panel.shape[1] // parts_of(panel) * per
     scratch = configure(tiles)
     for first in range(0, a.shape[0], most):
         count = min(most, a.shape[0] - first)

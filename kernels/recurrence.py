@@ -16,10 +16,31 @@ from numba.extending import intrinsic, overload
 
 from .compiling import OPTIONS, kernel
 from .matrices import HEIGHT, SIDE, configure, make_products, release
-from .packing import block_of, close_columns, close_panel, left_rows, pack_columns, pack_panel
+from .packing import (
+    LEFT_REST,
+    RIGHT_REST,
+    block_of,
+    close_columns,
+    close_panel,
+    left_rows,
+    pack_columns,
+    pack_panel,
+)
 from .products import VECTORS, add_columns, add_rows_of_panel
 from .tiles import ROWS, STRETCH, Ahead, Sums, add_products, zeros
-from .vectors import INT, INT16, Lanes, Value, add_vector, at, lanes_of, pack_vector, per_number, switch
+from .vectors import (
+    INT,
+    INT16,
+    Lanes,
+    Value,
+    add_vector,
+    at,
+    lanes_of,
+    pack_vector,
+    parts_of,
+    per_number,
+    switch,
+)
 
 GATES = 3  # vectors in a tile of forward: the three gates of one vector of units
 UNITS = 2  # vectors in a tile of backward: two of units
@@ -82,7 +103,7 @@ def _forward_tile(
                 lanes.store(after, row(h_next, r), mask)
                 if rounds:
                     into = of.offset(low, builder.mul(P, ir.Constant(INT, r)))
-                    lanes.store_rounded(after, into, mask)
+                    _store_left(lanes, of, after, into, P, mask)
 
         switch(builder, rows, range(1, ROWS + 1), variant)
 
@@ -137,7 +158,7 @@ def _backward_tile(
                         number = builder.add(builder.mul(H, ir.Constant(INT, gate)), columns[v])
                         start = of.offset(low, builder.mul(G, ir.Constant(INT, r)))
                         into = builder.gep(start, [number], source_etype=INT16)
-                        lanes.store_rounded(gradient, into, masks[v])
+                        _store_left(lanes, of, gradient, into, G, masks[v])
 
         switch(builder, rows, range(1, ROWS + 1), variant)
 
@@ -162,6 +183,17 @@ def _backward_tile(
         sizes,
     )
     return types.void(*arguments), generate
+
+
+def _store_left(lanes: Lanes, of: Lanes, numbers: Value, pointer: Value, width: Value, mask: Value) -> None:
+    """Store numbers of a left matrix as bfloat16, in all of its parts; `width` pairs make a row."""
+    parts = of.parts
+    step = lanes.builder.sdiv(width, ir.Constant(INT, parts))
+    for part in range(parts):
+        rounded = lanes.remainder(numbers) if part == LEFT_REST else numbers
+        lanes.store_rounded(
+            rounded, of.offset(pointer, lanes.builder.mul(step, ir.Constant(INT, part))), mask
+        )
 
 
 def _add_made(lanes: Lanes, sums: Sums, made: Value) -> Sums:
@@ -203,15 +235,17 @@ def _gates_backward(
 def pack_gates(weights, panels, start, stop):
     """W or R (K, 3H) to panels (blocks, K, 3, lanes), the three gates of a vector of units together; or to pairs."""
     K, H, per = weights.shape[0], weights.shape[1] // GATES, per_number(panels)
-    depth, lanes = panels.shape[1], panels.shape[3]
+    depth, lanes, parts = panels.shape[1], panels.shape[3], parts_of(panels)
     for block in range(start, stop):
         unit = block * lanes
-        for k in range(0, K, per):
-            for gate in range(GATES):
-                pack_vector(
-                    at(weights, (k * GATES + gate) * H + unit), GATES * H, K - k,
-                    at(panels, ((block * depth + k // per) * GATES + gate) * lanes), H - unit,
-                )  # fmt: skip
+        for part in range(parts):
+            first = block * depth + depth // parts * part
+            for k in range(0, K, per):
+                for gate in range(GATES):
+                    pack_vector(
+                        at(weights, (k * GATES + gate) * H + unit), GATES * H, K - k,
+                        at(panels, ((first + k // per) * GATES + gate) * lanes), H - unit, part == RIGHT_REST,
+                    )  # fmt: skip
 
 
 @njit(**OPTIONS)

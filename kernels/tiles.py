@@ -10,7 +10,10 @@ The right matrix is packed into panels, so that the engine reads it from front t
 
 Both matrices may hold pairs of bfloat16 in place of float32: two steps of k in an integer of 32
 bits, the first in its lower half, which makes half as many steps of twice the work. Where K is odd
-the last pair's second number is 0. Sums are float32 all the same.
+the last pair's second number is 0. Sums are float32 all the same. Signed integers hold pairs of parts: a number
+is the sum of the nearest bfloat16, x, and of the one nearest to the rest, y; the left matrix has, one after the
+other, all of x, again x, and y, the right one x, y and x. Their product is that of the numbers but for y times y,
+which is smaller by 2^-16 (Henry, Tang & Heinecke 2019, arXiv 1904.06376).
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class _BFloat(ir.Type):
 
 
 BFLOAT = _BFloat()
+PARTS = 3  # of operands: their larger, larger and smaller halves times larger, smaller and larger ones
 
 
 class Lanes:
@@ -140,6 +141,13 @@ class Lanes:
         nearest = b.select(b.fcmp_unordered("uno", x, x), number(0x7FC00000), nearest)
         return b.trunc(b.lshr(nearest, number(16)), ir.VectorType(INT16, x.type.count))
 
+    def remainder(self, x: Value) -> Value:
+        """What rounding to bfloat16 leaves off."""
+        b = self.builder
+        integers = ir.VectorType(INT32, x.type.count)
+        sixteen = ir.Constant(integers, [ir.Constant(INT32, 16)] * x.type.count)
+        return self.sub(x, b.bitcast(b.shl(b.zext(self.rounded(x), integers), sixteen), x.type))
+
     def store_rounded(self, value: Value, pointer: Value, mask: Value | None = None) -> None:
         """Store a vector as bfloat16; `pointer` is to the first of them."""
         value = self.rounded(value)
@@ -205,11 +213,19 @@ class Lanes:
 class Pairs(Lanes):
     """Vectors whose numbers are pairs of bfloat16, those of two consecutive k in a sum of products.
 
-    A pair is an unsigned integer of 32 bits in memory, the first one in its lower half.
+    A pair is an integer of 32 bits in memory, the first one in its lower half; a signed one where numbers are
+    split into parts (`tiles`).
     """
 
-    def __init__(self, builder: ir.IRBuilder, registers: Registers) -> None:
+    def __init__(self, builder: ir.IRBuilder, registers: Registers, parts: int = 1) -> None:
         super().__init__(builder, INT32, registers)
+        self.parts = parts
+
+    def part_of(self, lanes: Lanes, rest: Value, *numbers: Value) -> list[Value]:
+        """Numbers as they are, or what rounding leaves off them if `rest`, which is so of parts only."""
+        if self.parts == 1:
+            return list(numbers)
+        return [self.builder.select(rest, lanes.remainder(x), x) for x in numbers]
 
     def of_rows(self, lanes: Lanes, first: Value, second: Value) -> Value:
         """Pairs of the numbers of two vectors, those of the first one in the lower halves."""
@@ -300,9 +316,9 @@ def at(typing, array, index):
 
 
 def lanes_of(builder: ir.IRBuilder, pointer: types.CPointer) -> Lanes:
-    """Lanes of the numbers that a Numba pointer points to; uint32: pairs of bfloat16."""
-    if pointer.dtype == types.uint32:
-        return Pairs(builder, REGISTERS)
+    """Lanes of the numbers that a Numba pointer points to; uint32 and int32: pairs of bfloat16."""
+    if pointer.dtype in (types.uint32, types.int32):
+        return Pairs(builder, REGISTERS, PARTS if pointer.dtype == types.int32 else 1)
     kinds = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
     if pointer.dtype not in kinds:
         raise TypingError(f"vectors of {pointer.dtype}")
@@ -312,8 +328,15 @@ def lanes_of(builder: ir.IRBuilder, pointer: types.CPointer) -> Lanes:
 @intrinsic
 def per_number(typing, array):
     """How many steps of k one number of packed weights, or of rows of the left matrix, holds: 1, of pairs 2."""
-    steps = 2 if array.dtype == types.uint32 else 1
+    steps = 2 if array.dtype in (types.uint32, types.int32) else 1
     return types.intp(array), lambda context, *_: context.get_constant(types.intp, steps)
+
+
+@intrinsic
+def parts_of(typing, array):
+    """In how many parts the numbers of an array follow each other, each as long: PARTS, or 1."""
+    parts = PARTS if array.dtype == types.int32 else 1
+    return types.intp(array), lambda context, *_: context.get_constant(types.intp, parts)
 
 
 @intrinsic
@@ -325,34 +348,40 @@ def per_vector(typing, array):
 
 
 @intrinsic
-def pack_vector(typing, source, stride, rows, target, count):
+def pack_vector(typing, source, stride, rows, target, count, rest):
     """The first `count` of a vector's numbers to another pointer; zeros where count is less.
 
-    Where the target holds pairs, those of the next row, `stride` on, come in between: zeros if `rows` is 1.
+    Where the target holds pairs, those of the next row, `stride` on, come in between: zeros if `rows` is 1; where
+    it holds parts, what rounding leaves off if `rest`.
     """
 
     def generate(context, builder, signature, values):
-        source, stride, rows, target, count = values
+        source, stride, rows, target, count, rest = values
         lanes, packed = (lanes_of(builder, signature.args[k]) for k in (0, 3))
         first = lanes.load(source, lanes.mask(count))
         if isinstance(packed, Pairs):
             more = builder.icmp_signed(">", rows, ir.Constant(INT, 1))
             mask = lanes.mask(builder.select(more, count, ir.Constant(INT, 0)))
-            first = packed.of_rows(lanes, first, lanes.load(lanes.offset(source, stride), mask))
+            second = lanes.load(lanes.offset(source, stride), mask)
+            first = packed.of_rows(lanes, *packed.part_of(lanes, rest, first, second))
         packed.store(first, target)
 
-    return types.void(source, types.intp, types.intp, target, types.intp), generate
+    return types.void(source, types.intp, types.intp, target, types.intp, types.boolean), generate
 
 
 @intrinsic
-def round_vector(typing, source, target, count):
-    """The first `count` of a vector's numbers as bfloat16, in pairs, then zeros: half a vector of pairs."""
+def round_vector(typing, source, target, count, rest):
+    """The first `count` of a vector's numbers as bfloat16, in pairs, then zeros: half a vector of pairs.
+
+    Where the target holds parts: what rounding leaves off if `rest`.
+    """
 
     def generate(context, builder, signature, values):
-        lanes = lanes_of(builder, signature.args[0])
-        lanes.store_rounded(lanes.load(values[0], lanes.mask(values[2])), values[1])
+        lanes, packed = (lanes_of(builder, signature.args[k]) for k in (0, 1))
+        (numbers,) = packed.part_of(lanes, values[3], lanes.load(values[0], lanes.mask(values[2])))
+        lanes.store_rounded(numbers, values[1])
 
-    return types.void(source, target, types.intp), generate
+    return types.void(source, target, types.intp, types.boolean), generate
 
 
 @intrinsic
@@ -382,14 +411,14 @@ def add_vector(typing, source, target, count):
 
 
 @intrinsic
-def pack_numbers(typing, source, stride, rows, target, count):
+def pack_numbers(typing, source, stride, rows, target, count, rest):
     """As `pack_vector`, as many numbers as the literal `count` says."""
     if not isinstance(count, types.IntegerLiteral):
         raise RequireLiteralValue("count")
     number = count.literal_value
 
     def generate(context, builder, signature, values):
-        source, stride, rows, target, _ = values
+        source, stride, rows, target, _, rest = values
         lanes, packed = (lanes_of(builder, signature.args[k]) for k in (0, 3))
         group = ir.VectorType(lanes.real, number)
         first = builder.load(source, align=lanes.size, typ=group)
@@ -399,11 +428,11 @@ def pack_numbers(typing, source, stride, rows, target, count):
             step = builder.select(more, stride, ir.Constant(INT, 0))
             second = builder.load(lanes.offset(source, step), align=lanes.size, typ=group)
             second = builder.select(more, second, ir.Constant(group, None))
-            first = packed.of_rows(lanes, first, second)
+            first = packed.of_rows(lanes, *packed.part_of(lanes, rest, first, second))
         target = builder.bitcast(target, first.type.as_pointer())
         builder.store(first, target, align=packed.size)
 
-    return types.void(source, types.intp, types.intp, target, count), generate
+    return types.void(source, types.intp, types.intp, target, count, types.boolean), generate
 
 
 @intrinsic

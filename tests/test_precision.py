@@ -31,19 +31,31 @@ paired = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(params=["vectors, shared out", "vectors, one thread", "matrices, shared out"])
+ENGINES = ["vectors, shared out", "vectors, one thread", "matrices, shared out"]
+
+
+@pytest.fixture(params=ENGINES)
 def medium(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ops:
-    """On vector registers and on matrix registers, or what stands for them here."""
-    if "shared out" in request.param:
+    return packed_in(packing.PAIRS, request.param, monkeypatch)
+
+
+@pytest.fixture(params=[ENGINES[0], ENGINES[2]])
+def high(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ops:
+    return packed_in(packing.SPLIT, request.param, monkeypatch)
+
+
+def packed_in(numbers: type, engine: str, monkeypatch: pytest.MonkeyPatch) -> Ops:
+    """On vector registers, or on matrix registers or what stands for them here."""
+    if "shared out" in engine:
         for module in (numba_ops, fused_ops):
             monkeypatch.setattr(module, "SMALLEST_PRODUCT", 1)
     monkeypatch.setattr(fused_ops, "SMALLEST_PACKED", 1)
     monkeypatch.setattr(packing, "FEWEST_ROWS", 1)
-    tiles = "matrices" in request.param
+    tiles = "matrices" in engine
     if tiles and REGISTERS is not None and REGISTERS.name != "avx512":
         pytest.skip("rows of matrix registers are as wide as vectors of AVX-512")
     ops = fused_ops.FusedOps(2)
-    ops._packer = Packer(ops.empty, ops._shards, pairs=True, tiles=tiles)
+    ops._packer = Packer(ops.empty, ops._shards, numbers, tiles=tiles)
     return ops
 
 
@@ -143,6 +155,52 @@ def test_head(medium: Ops, shape: tuple[int, int, int], transposed: bool, rng: n
     assert_as_rounded(drows, rounded(dlogits) @ rounded(weight).T)
     assert_as_rounded(dweight, dW.T if transposed else dW)
     assert_as_rounded(dbias, dlogits.sum(axis=0))
+
+
+@known
+@pytest.mark.parametrize(("B", "H"), SIZES)
+def test_split_layers(high: Ops, B: int, H: int) -> None:
+    """Against the same sums in float64: some 2^-16 off, where rounded operands would be 2^-8 off."""
+    T, V, rng = 9, 5, np.random.default_rng([B, H])
+    exact = make_ops("numpy")
+    for D in (0, 5, H):
+        shapes = (V, 3 * H), (T, B, D), (D, 3 * H), (H, 3 * H), (B, H), (B, H), (T, B, H), (B, H)
+        table, x, W, R, h0, c0, dh, dc = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        R /= np.float32(H**0.5)
+        ids, results = rng.integers(0, V, (T, B)), []
+        for ops, kind in ((exact, np.float64), (high, np.float32)):
+            parts = (table.astype(kind), ids, x.astype(kind), W.astype(kind))
+            source = LayerInput(*(parts if D else parts[:2]))
+            given = [array.astype(kind) for array in (R, h0, c0)]
+            tape = ops.layer_forward(source, *given)
+            dR, dW = np.empty(R.shape, kind), np.empty(W.shape, kind) if D else None
+            back = ops.layer_backward(dh.astype(kind), dc.astype(kind), given[0], tape, source, dR, dW)
+            results.append([*tape, dR, back.table, back.h0, back.c0, *([dW, back.x] if D else [])])
+        for expected, ours in zip(*results, strict=True):
+            errors = np.abs(ours - expected) / max(1.0, float(np.abs(expected).max()))
+            assert errors.max() < 3e-4
+            assert errors.mean() < 1e-5
+
+
+@known
+def test_split_products_and_head(high: Ops, rng: np.random.Generator) -> None:
+    for M, K, N in ((3, 5, 7), (130, 33, 50), (300, 70, 130)):
+        a, b = (rng.standard_normal(s).astype(np.float32) for s in ((M, K), (K, N)))
+        expected, size = a.astype(np.float64) @ b, np.abs(a) @ np.abs(b)
+        for left in (a, np.ascontiguousarray(a.T).T):
+            for right in (b, np.ascontiguousarray(b.T).T):
+                assert (np.abs(high.matmul(left, right) - expected) < 4e-5 * size).all()
+    exact = make_ops("numpy")
+    for N, H, V in ((5, 3, 3), (350, 16, 200), (200, 21, 1001)):
+        rows, weight, bias = (rng.standard_normal(s).astype(np.float32) for s in ((N, H), (H, V), (V,)))
+        targets, results = rng.integers(0, V, N), []
+        for ops, kind in ((exact, np.float64), (high, np.float32)):
+            given = [array.astype(kind) for array in (rows, weight, bias)]
+            dweight, dbias = np.empty((H, V), kind), np.empty(V, kind)
+            loss, drows = ops.head_gradients(*given, targets, dweight, dbias)
+            results.append([np.array(loss), drows, dweight, dbias, np.array(ops.head_loss(*given, targets))])
+        for expected, ours in zip(*results, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=4e-5 * np.abs(expected).max())
 
 
 @known

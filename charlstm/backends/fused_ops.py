@@ -12,7 +12,7 @@ from ..kernels.tiles import ROWS
 from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence, weights_and_sum
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .numba_ops import SMALLEST_PRODUCT, NumbaOps
-from .packing import Packer, lanes_of, tiles_are_right
+from .packing import PAIRS, SPLIT, Packer, lanes_of, tiles_are_right
 from .precision import MatmulPrecision
 from .sampling import Array, Drawn, Draws, StepWeights, nothing_drawn
 from .shards import SMALLEST_LOOP
@@ -27,8 +27,10 @@ class FusedOps(NumbaOps):
 
     def __init__(self, threads: int | None = None, matmul_precision: MatmulPrecision = "highest") -> None:
         super().__init__(threads, matmul_precision)
-        pairs = self.matmul_precision == "medium"
-        self._packer = Packer(self.empty, self._shards, pairs, tiles=pairs and tiles_are_right())
+        numbers = {"highest": None, "high": SPLIT, "medium": PAIRS}[self.matmul_precision]
+        self._packer = Packer(
+            self.empty, self._shards, numbers, tiles=numbers is not None and tiles_are_right()
+        )
 
     # ---- products -----------------------------------------------------------------------
 

@@ -14,12 +14,16 @@ from ..kernels import packing, products, recurrence
 from ..kernels.features import NO_TILES, REGISTERS
 from ..kernels.matrices import HEIGHT, SIDE
 from ..kernels.tiles import ROWS
+from ..kernels.vectors import PARTS
 from .sampling import Array
 from .shards import SMALLEST_LOOP, ShardPool
 
 _log = logging.getLogger("charlstm")
 
-ROW_PAIRS = SIDE  # rows of pairs are multiples of a register long
+PAIRS, SPLIT = (
+    np.uint32,
+    np.int32,
+)  # two steps of k in a number: rounded to bfloat16, or split into parts of it
 FEWEST_ROWS = 8  # of the left matrix for which matrix registers pay, which take 16 at a time
 
 
@@ -27,24 +31,29 @@ class Packer:
     """Packs in the numbers that products are made of: those of the matrices, or pairs of bfloat16."""
 
     def __init__(
-        self, empty: Callable[..., Array], shards: ShardPool, pairs: bool = False, tiles: bool = False
+        self, empty: Callable[..., Array], shards: ShardPool, numbers: Any = None, tiles: bool = False
     ) -> None:
-        """`empty` makes arrays; with `pairs`, float32 is packed in pairs, with `tiles` for matrix registers."""
-        self._empty, self._shards, self._pairs, self._tiles = empty, shards, pairs, pairs and tiles
+        """`empty` makes arrays; `numbers`: what float32 becomes, PAIRS or SPLIT, for matrix registers if `tiles`."""
+        self._empty, self._shards, self._packed, self._tiles = empty, shards, numbers, bool(numbers) and tiles
 
     def numbers(self, dtype: Any) -> Any:
-        """What matrices of this dtype are packed as; a pair is a uint32."""
-        return np.dtype(np.uint32 if self._pairs and dtype == np.float32 else dtype)
+        """What matrices of this dtype are packed as."""
+        return np.dtype(self._packed if self._packed and dtype == np.float32 else dtype)
+
+    def _in_pairs(self, dtype: Any) -> bool:
+        return bool(self.numbers(dtype) != dtype)
 
     def depth(self, K: int, dtype: Any) -> int:
         """Steps that a sum over k < K has: for matrix registers, a multiple of theirs."""
-        if self.numbers(dtype) != np.uint32:
+        if not self._in_pairs(dtype):
             return K
+        if self._packed is SPLIT:
+            return PARTS * SIDE * -(-K // (2 * SIDE))
         return -(-K // (2 * SIDE)) * SIDE if self._tiles else -(-K // 2)
 
     def tiles(self, rows: int, dtype: Any) -> bool | None:
         """True where matrix registers make the products of so many rows; else None."""
-        return True if self._tiles and self.numbers(dtype) == np.uint32 and rows >= FEWEST_ROWS else None
+        return True if self._tiles and self._in_pairs(dtype) and rows >= FEWEST_ROWS else None
 
     def panels(self, b: Array, vectors: int) -> Array:
         """A matrix (K, N), or a view that transposes one, as panels of so many vectors."""
@@ -104,18 +113,21 @@ class Packer:
 
     def low_rows(self, *shape: int, dtype: Any) -> Array | None:
         """Room for rows (..., K) of this dtype in pairs, all zeros; None where nothing is packed in pairs."""
-        if self.numbers(dtype) != np.uint32:
+        if not self._in_pairs(dtype):
             return None
         *rows, K = shape
         # matrix registers read whole ones of rows: what they make of those beyond is thrown away
-        P, number = -(-K // (2 * ROW_PAIRS)) * ROW_PAIRS, math.prod(rows)
-        low = self._empty((number + (HEIGHT if self._tiles else 0), P), np.uint32)
+        P, number = -(-K // (2 * SIDE)) * SIDE, math.prod(rows)
+        P *= PARTS if self._packed is SPLIT else 1
+        low = self._empty((number + (HEIGHT if self._tiles else 0), P), self._packed)
         low[...] = 0
         return low[:number].reshape(*rows, P)
 
     def _end(self, panels: Array, K: int) -> None:
         """Zeros in the steps of panels beyond k = K."""
-        if panels.dtype == np.uint32:
+        if panels.dtype == SPLIT:
+            panels[...] = 0
+        elif panels.dtype == PAIRS:
             panels[:, -(-K // 2) :] = 0
 
     def _along_rows(self, rows: Array) -> Array:
@@ -141,7 +153,7 @@ def tiles_are_right() -> bool:
         return False
     rng, M, K, N = np.random.default_rng(0), 40, 70, 50
     a, b = (rng.integers(-8, 9, shape).astype(np.float32) for shape in ((M, K), (K, N)))
-    packer, out = Packer(np.empty, ShardPool(1), pairs=True, tiles=True), np.empty((M, N), np.float32)
+    packer, out = Packer(np.empty, ShardPool(1), PAIRS, tiles=True), np.empty((M, N), np.float32)
     panels, low = packer.panels(b, products.VECTORS), packer.low_rows(M, K, dtype=a.dtype)
     products.product(a, panels, out, low, packer.tiles(M, a.dtype), 0, M)
     right = np.array_equal(out, a @ b)  # small whole numbers: every sum is exact

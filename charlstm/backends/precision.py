@@ -25,10 +25,11 @@ def on_host(asked: MatmulPrecision, backend: str) -> MatmulPrecision:
     if asked == "highest":
         return asked
     reason = bfloat16_unavailable() if backend == "numba" else f"the {backend} backend has no such products"
-    if asked == "high":
-        reason = reason or "parts of float32 are no faster here than float32 itself"
+    if asked == "high" and reason is None:
+        missing = import_module("..kernels.features", __package__).NO_TILES
+        reason = missing and f"three products of parts are slower than one of float32 without: {missing}"
     if reason is None:
-        return "medium"
+        return "high" if asked == "high" else "medium"
     if asked != "auto" and reason not in _told:
         _told.add(reason)
         _log.warning("matrix products are made with precision highest, not %s: %s", asked, reason)

@@ -91,7 +91,8 @@ class Stream:
         places = np.arange(length - self.remaining, length - self.remaining + count)
         if self.sampling.falling:
             first, last = values
-            return first + (last - first) * np.minimum(places / max(1, length - 1), 1.0)
+            between: np.ndarray = first + (last - first) * np.minimum(places / max(1, length - 1), 1.0)
+            return between
         return values[places % len(values)]
 
     def take(self, ids: np.ndarray, ended: bool, state: int, scores: Scores | None, column: int) -> str:
