@@ -12,11 +12,11 @@ import numpy as np
 from numba import njit
 
 from .compiling import OPTIONS, kernel
+from .copies import per_number
 from .cpu import exp, reordered_sum
 from .matrices import configure, release
 from .packing import close_columns, close_panel, left_rows, pack_columns, pack_panel
 from .products import VECTORS, add_columns, add_rows
-from .vectors import per_number
 
 PANELS = 8  # in a block of a large vocabulary: its logits, weights and gradients fit the second-level cache
 

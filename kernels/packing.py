@@ -6,17 +6,9 @@ from numba import njit, types
 from numba.extending import overload
 
 from .compiling import OPTIONS, kernel
+from .copies import pack_numbers, pack_vector, parts_of, per_number, per_vector, round_vector, transpose_block
 from .tiles import ROWS
-from .vectors import (
-    at,
-    pack_numbers,
-    pack_vector,
-    parts_of,
-    per_number,
-    per_vector,
-    round_vector,
-    transpose_block,
-)
+from .vectors import at
 
 LEFT_REST, RIGHT_REST = 2, 1  # which part of an operand is what rounding leaves off (`tiles`)
 

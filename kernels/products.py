@@ -7,10 +7,11 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 
 from .compiling import OPTIONS, kernel
+from .copies import parts_of, per_number, put_vector
 from .matrices import HEIGHT, SIDE, configure, make_products, release
 from .packing import close_columns, close_panel, left_rows, pack_columns, pack_panel
 from .tiles import ROWS, add_products, zeros
-from .vectors import INT, at, lanes_of, parts_of, per_number, put_vector, switch
+from .vectors import INT, at, lanes_of, switch
 
 VECTORS = 3  # of columns in a tile
 HEIGHTS = [n for n in (8, 4, 2, 1) if n <= ROWS]  # rows of a tile: each costs time to compile

@@ -124,9 +124,8 @@ def test_figures_that_the_text_names(theory: dict[str, Any]) -> None:
     assert f"= {1 - theory['sigmoid'](-1.0):.2f} of its content" in text
     assert np.tanh(1) < 0.77
     named = re.findall(r"`(\w+)`", text.partition("## From equations to kernels")[2])
-    code = "".join(
-        (ROOT / path).read_text() for path in ("charlstm/backends/ops.py", "kernels/recurrence.py")
-    )
+    sources = "charlstm/backends/ops.py", "kernels/gates.py", "kernels/recurrence.py"
+    code = "".join((ROOT / path).read_text() for path in sources)
     assert named
     assert [name for name in named if not re.search(rf"\b(class|def) {name}\b", code)] == []
 

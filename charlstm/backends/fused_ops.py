@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels import generation, head, products, recurrence, stepping
+from ..kernels.gates import UNITS
 from ..kernels.tiles import ROWS
 from .checks import DTYPES, check_arrays, check_contiguous, check_ids, check_recurrence, weights_and_sum
 from .layers import CIFGTape, LayerGradients, LayerInput
@@ -177,7 +178,7 @@ class FusedOps(NumbaOps):
         in_place = D == H and dh.flags.writeable
         dx = dh if in_place else self.empty((T, B, D), dh.dtype)
         dh0 = np.empty_like(dc) if state_gradients else None
-        R_panels = self._packer.panels(R.T, recurrence.UNITS)
+        R_panels = self._packer.panels(R.T, UNITS)
         W_panels = self._packer.panels(source.W.T, products.VECTORS)
         smallest = self._smallest_batch(T, H, D)
         threads = {start: k for k, (start, _) in enumerate(self._shards.parts(B, smallest))}

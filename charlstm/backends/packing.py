@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import packing, products, recurrence
+from ..kernels import gates, packing, products, recurrence
 from ..kernels.features import NO_TILES, REGISTERS
 from ..kernels.matrices import HEIGHT, SIDE
 from ..kernels.tiles import ROWS
@@ -70,7 +70,7 @@ class Packer:
     def gate_panels(self, weights: Array) -> Array:
         """W or R (K, 3H), for forward: the three gates of a vector of units side by side."""
         (K, G), lanes = weights.shape, lanes_of(weights.dtype)
-        shape = -(-G // 3 // lanes), self.depth(K, weights.dtype), recurrence.GATES, lanes
+        shape = -(-G // 3 // lanes), self.depth(K, weights.dtype), gates.GATES, lanes
         panels = self._empty(shape, self.numbers(weights.dtype))
         self._end(panels, K)
         self._share(recurrence.pack_gates, np.ascontiguousarray(weights), panels)
