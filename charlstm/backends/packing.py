@@ -20,10 +20,8 @@ from .shards import SMALLEST_LOOP, ShardPool
 
 _log = logging.getLogger("charlstm")
 
-PAIRS, SPLIT = (
-    np.uint32,
-    np.int32,
-)  # two steps of k in a number: rounded to bfloat16, or split into parts of it
+PAIRS = np.uint32  # two steps of k in a number, rounded to bfloat16
+SPLIT = np.int32  # two steps of k in a number, split into parts of bfloat16
 FEWEST_ROWS = 8  # of the left matrix for which matrix registers pay, which take 16 at a time
 
 
