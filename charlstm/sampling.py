@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .errors import UsageError
-from .options import check_not_negative, check_positive, check_types
+from .options import check_not_negative, check_types
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class SamplingConfig:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check_types(self)
         check_not_negative(self, "length", "top_k", "no_repeat_ngram", "repetition_window", "seed")
-        check_positive(self, "repetition_penalty")
+        if not 0.01 <= self.repetition_penalty <= 100:  # beyond that a logit may be no number any more
+            raise UsageError(f"repetition_penalty must lie in 0.01 to 100, not {self.repetition_penalty}")
         for name in ("top_p", "typical"):
             if not 0 < getattr(self, name) <= 1:
                 raise UsageError(f"{name} must lie above 0 and be at most 1, not {getattr(self, name)}")

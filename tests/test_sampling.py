@@ -374,6 +374,7 @@ def test_draws_that_do_not_fit(ops: Ops) -> None:
         {"min_p": -0.1},
         {"min_p": 1.1},
         {"repetition_penalty": 0.0},
+        {"repetition_penalty": 1e-308},
         {"repetition_penalty": math.inf},
         {"no_repeat_ngram": -1},
         {"repetition_window": -1},
