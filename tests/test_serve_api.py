@@ -241,7 +241,7 @@ def test_bodies_that_are_too_large(http: httpx.Client, address: str) -> None:
     for header in (b"Content-Length: 99999999999999", b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFF"):
         with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), 10) as connection:
             connection.sendall(
-                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 + header + b"\r\n\r\n" + b" " * 40_000
             )  # fmt: skip
             assert b" 413 " in connection.recv(100)
@@ -250,7 +250,7 @@ def test_bodies_that_are_too_large(http: httpx.Client, address: str) -> None:
 def test_bodies_that_do_not_come(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charlstm.serve.guards.BODY_SECONDS", 0.05)
     with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), 10) as connection:
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
         assert b" 408 " in connection.recv(100)
 
 

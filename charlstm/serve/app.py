@@ -41,7 +41,7 @@ MOST_MAKING = 16  # requests that wait for that, or for their regular expression
 _MEANINGS: dict[int | str, str] = {
     400: "What was asked for cannot be",
     401: "The key is missing or wrong",
-    403: "Another site's page asks",
+    403: "Another site's page asks, or the Host header is not this server's name",
     404: "There is no such model",
     408: "The request did not come in time",
     413: "The request is too large",
@@ -67,7 +67,7 @@ class Server:
         self._maker, self._making = ThreadPoolExecutor(1, "charlstm-prompts"), 0
         app: Application = _routes(self)
         app = BodyLimit(app, config.max_body)
-        app = Admission(app, config.api_key, config.cors_origin)
+        app = Admission(app, config)
         if config.cors_origin:
             app = CORSMiddleware(
                 app, config.cors_origin, allow_methods=["GET", "POST"], allow_headers=["*"],
