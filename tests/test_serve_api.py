@@ -196,6 +196,31 @@ def test_what_cannot_be_is_refused(http: httpx.Client, asked: dict[str, Any], pa
     refused(http.post("/v1/completions", json={**asked, "stream": True}), 400, *parts)
 
 
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"prompt": "Thé"}, "prompt"),
+        ({"prompt": "a" * 301}, "prompt"),
+        ({"max_tokens": 100_001}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"n": 9}, "n"),
+        ({"temperature": [1]}, "temperature"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"min_p": 2}, "min_p"),
+        ({"typical": 0}, "typical"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias"),
+        ({"regex": "["}, "regex"),
+        ({"regex": "é"}, "regex"),
+        ({"regex": "a{99}", "max_tokens": 5}, "regex"),
+        ({"messages": []}, "messages"),
+    ],
+)
+def test_errors_name_their_field(http: httpx.Client, asked: dict[str, Any], field: str) -> None:
+    assert http.post("/v1/completions", json=asked).json()["error"]["param"] == field
+
+
 HELL = [
     b'{"prompt": "\\ud800"}', b'{"prompt": ["\\udfff\\udc80"], "on_unknown": "replace"}', b'{"stop": "\\ud800"}',
     b'{"prompt": "\\u0000\\u0001\\u001b[31m\\u007f"}', "{\"prompt\": \"\u202eabc\u2066\u0627\u0644\"}".encode(),

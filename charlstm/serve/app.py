@@ -31,7 +31,7 @@ from .describing import description
 from .engine import DrawingError, Engine, QueueFullError, Request
 from .guards import Admission, Application, BodyLimit, Told
 from .metrics import Metrics
-from .protocol import Completion, CompletionRequest, Error, error, token_names
+from .protocol import Completion, CompletionRequest, Error, FieldError, error, token_names
 
 STATIC = Path(__file__).with_name("static")
 RETRY_SECONDS = "1"
@@ -227,7 +227,8 @@ def _add_errors(app: FastAPI) -> None:
         first = failure.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, (str, int)))
         message = f"{where}: {first['msg']}" if where else f"the request's body: {first['msg']}"
-        return JSONResponse(error(_ascii(message), parameter=_ascii(where) or None), 400)
+        field = _ascii(where.partition(".")[0])  # "temperature" of "temperature.float"
+        return JSONResponse(error(_ascii(message), parameter=field or None), 400)
 
     @app.exception_handler(QueueFullError)
     async def busy(request: HTTPRequest, failure: QueueFullError) -> JSONResponse:
@@ -242,7 +243,8 @@ def _add_errors(app: FastAPI) -> None:
     async def not_possible(request: HTTPRequest, failure: CharLSTMError) -> JSONResponse:
         # what the command line calls --on-unknown is the field on_unknown here
         message = re.sub("--([a-z-]+)", lambda option: option[1].replace("-", "_"), str(failure))
-        return JSONResponse(error(_ascii(message)), 400)
+        field = failure.field if isinstance(failure, FieldError) else None
+        return JSONResponse(error(_ascii(message), parameter=field), 400)
 
     @app.exception_handler(HTTPException)
     async def refused(request: HTTPRequest, failure: HTTPException) -> JSONResponse:
