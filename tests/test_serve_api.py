@@ -196,6 +196,31 @@ def test_what_cannot_be_is_refused(http: httpx.Client, asked: dict[str, Any], pa
     refused(http.post("/v1/completions", json={**asked, "stream": True}), 400, *parts)
 
 
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({"prompt": "Thé"}, "prompt"),
+        ({"prompt": "a" * 301}, "prompt"),
+        ({"max_tokens": 100_001}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"n": 9}, "n"),
+        ({"temperature": [1]}, "temperature"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"min_p": 2}, "min_p"),
+        ({"typical": 0}, "typical"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"logit_bias": {"999999": 1}}, "logit_bias"),
+        ({"regex": "["}, "regex"),
+        ({"regex": "é"}, "regex"),
+        ({"regex": "a{99}", "max_tokens": 5}, "regex"),
+        ({"messages": []}, "messages"),
+    ],
+)
+def test_errors_name_their_field(http: httpx.Client, asked: dict[str, Any], field: str) -> None:
+    assert http.post("/v1/completions", json=asked).json()["error"]["param"] == field
+
+
 HELL = [
     b'{"prompt": "\\ud800"}', b'{"prompt": ["\\udfff\\udc80"], "on_unknown": "replace"}', b'{"stop": "\\ud800"}',
     b'{"prompt": "\\u0000\\u0001\\u001b[31m\\u007f"}', "{\"prompt\": \"\u202eabc\u2066\u0627\u0644\"}".encode(),
@@ -241,7 +266,7 @@ def test_bodies_that_are_too_large(http: httpx.Client, address: str) -> None:
     for header in (b"Content-Length: 99999999999999", b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFF"):
         with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), 10) as connection:
             connection.sendall(
-                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 + header + b"\r\n\r\n" + b" " * 40_000
             )  # fmt: skip
             assert b" 413 " in connection.recv(100)
@@ -250,7 +275,7 @@ def test_bodies_that_are_too_large(http: httpx.Client, address: str) -> None:
 def test_bodies_that_do_not_come(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charlstm.serve.guards.BODY_SECONDS", 0.05)
     with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), 10) as connection:
-        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
         assert b" 408 " in connection.recv(100)
 
 

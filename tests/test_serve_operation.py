@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,6 +21,7 @@ from conftest import assert_fails, charlstm_command
 from serving import LIMITS, completed, figure, refused, serving, streamed, until
 
 import charlstm
+from charlstm.errors import UsageError
 from charlstm.serve import ServeConfig
 
 
@@ -43,7 +45,7 @@ def posted(address: str, **asked: object) -> socket.socket:
     connection = socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), 20)
     body = json.dumps(asked).encode()
     connection.sendall(
-        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
     )
     return connection
@@ -175,6 +177,53 @@ def test_pages_of_other_origins(http: httpx.Client, address: str, small_run: cha
         headers = {"Origin": "https://good.example", "Authorization": "Bearer key"}
         answer = client.post("/v1/completions", json={}, headers=headers)
         assert answer.headers["access-control-allow-origin"] == "https://good.example"
+
+
+def named(address: str, host: str) -> httpx.Response:
+    return httpx.post(
+        f"{address}/v1/completions", json={"max_tokens": 1}, headers={"Host": host.encode()}, timeout=20
+    )
+
+
+def test_names_that_are_not_the_servers(http: httpx.Client, address: str, small_run: charlstm.Run) -> None:
+    """A page whose own name leads to this machine (DNS rebinding) is of the same origin to the browser."""
+    own = ["localhost", "LOCALHOST:80", "127.0.0.1", "127.8.9.10:8000", "[::1]", "[::1]:8000"]
+    foreign = ["é", "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example",
+               "evil.example#localhost", "10.0.0.1", "[::2]:80", "localhost:80:80", "x@localhost", ""]  # fmt: skip
+    before = figure(http, 'charlstm_tokens_total{model="small"}')
+    for host in foreign:
+        refused(named(address, host), 403, "--allowed-host")
+        assert httpx.get(f"{address}/", headers={"Host": host.encode()}).status_code == 403
+    rebound = {"Host": "evil.example:1", "Origin": "http://evil.example:1"}
+    assert http.post("/v1/completions", json={}, headers=rebound).status_code == 403
+    assert figure(http, 'charlstm_tokens_total{model="small"}') == before
+    assert all(named(address, host).status_code == 200 for host in own)
+    config = ServeConfig(allowed_host=("Text.example.org", "[2001:db8::1]"))
+    with serving({"small": small_run}, config) as other:
+        for host in ("text.example.org", "TEXT.example.org:8443", "[2001:db8::1]:80", "localhost"):
+            assert named(other, host).status_code == 200
+        refused(named(other, "example.org"), 403)
+
+
+@pytest.mark.parametrize(
+    ("options", "checks"),
+    [
+        ({}, True),
+        ({"host": "localhost"}, True),
+        ({"host": "::1"}, True),
+        ({"api_key": "key"}, False),
+        ({"host": "0.0.0.0"}, False),
+        ({"host": "0.0.0.0", "allowed_host": ("example.org",)}, True),
+    ],
+)
+def test_where_names_are_checked(options: dict[str, Any], checks: bool) -> None:
+    assert ServeConfig(**options).checks_host is checks
+
+
+@pytest.mark.parametrize("name", ["https://example.org", "example.org:80", "example.org/x", "", "*", "::1"])
+def test_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(UsageError, match="allowed_host"):
+        ServeConfig(allowed_host=(name,))
 
 
 def test_what_browsers_are_told(http: httpx.Client) -> None:

@@ -31,7 +31,7 @@ from .describing import description
 from .engine import DrawingError, Engine, QueueFullError, Request
 from .guards import Admission, Application, BodyLimit, Told
 from .metrics import Metrics
-from .protocol import Completion, CompletionRequest, Error, error, token_names
+from .protocol import Completion, CompletionRequest, Error, FieldError, error, token_names
 
 STATIC = Path(__file__).with_name("static")
 RETRY_SECONDS = "1"
@@ -41,7 +41,7 @@ MOST_MAKING = 16  # requests that wait for that, or for their regular expression
 _MEANINGS: dict[int | str, str] = {
     400: "What was asked for cannot be",
     401: "The key is missing or wrong",
-    403: "Another site's page asks",
+    403: "Another site's page asks, or the Host header is not this server's name",
     404: "There is no such model",
     408: "The request did not come in time",
     413: "The request is too large",
@@ -67,7 +67,7 @@ class Server:
         self._maker, self._making = ThreadPoolExecutor(1, "charlstm-prompts"), 0
         app: Application = _routes(self)
         app = BodyLimit(app, config.max_body)
-        app = Admission(app, config.api_key, config.cors_origin)
+        app = Admission(app, config)
         if config.cors_origin:
             app = CORSMiddleware(
                 app, config.cors_origin, allow_methods=["GET", "POST"], allow_headers=["*"],
@@ -227,7 +227,8 @@ def _add_errors(app: FastAPI) -> None:
         first = failure.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, (str, int)))
         message = f"{where}: {first['msg']}" if where else f"the request's body: {first['msg']}"
-        return JSONResponse(error(_ascii(message), parameter=_ascii(where) or None), 400)
+        field = _ascii(where.partition(".")[0])  # "temperature" of "temperature.float"
+        return JSONResponse(error(_ascii(message), parameter=field or None), 400)
 
     @app.exception_handler(QueueFullError)
     async def busy(request: HTTPRequest, failure: QueueFullError) -> JSONResponse:
@@ -242,7 +243,8 @@ def _add_errors(app: FastAPI) -> None:
     async def not_possible(request: HTTPRequest, failure: CharLSTMError) -> JSONResponse:
         # what the command line calls --on-unknown is the field on_unknown here
         message = re.sub("--([a-z-]+)", lambda option: option[1].replace("-", "_"), str(failure))
-        return JSONResponse(error(_ascii(message)), 400)
+        field = failure.field if isinstance(failure, FieldError) else None
+        return JSONResponse(error(_ascii(message), parameter=field), 400)
 
     @app.exception_handler(HTTPException)
     async def refused(request: HTTPRequest, failure: HTTPException) -> JSONResponse:

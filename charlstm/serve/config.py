@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 
 from ..config import OnUnknown
@@ -21,6 +23,9 @@ class ServeConfig:
     """Answer only who knows this key, on every route but /health [default: CHARLSTM_API_KEY, if set]."""
     cors_origin: tuple[str, ...] = ()
     """Let pages of this origin, such as https://example.com, use the API. May be given several times."""
+    allowed_host: tuple[str, ...] = ()
+    """Answer requests for this name, such as text.example.com, which a reverse proxy passes on; localhost and its
+    addresses are answered always. May be given several times."""
     slots: int = 256
     """Texts of a model that are drawn side by side; further ones wait."""
     queue: int = 256
@@ -51,8 +56,19 @@ class ServeConfig:
         for origin in self.cors_origin:
             if origin != "*" and ("://" not in origin or origin.endswith("/")):
                 raise UsageError(f"cors_origin reads https://example.com, without a path, not {origin!r}")
+        for name in self.allowed_host:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", name):
+                raise UsageError(
+                    f"allowed_host reads text.example.com, without a scheme, a port or a path, not {name!r}"
+                )
         for duration in (self.deadline, self.drain):
             parse_duration(duration)
+
+    @property
+    def checks_host(self) -> bool:
+        """Whether requests must name this server: nothing else keeps a page away that has made a browser take its
+        name for this machine's. Behind a key it is not needed, and other machines may know this one by any name."""
+        return bool(self.allowed_host) or (self.api_key is None and is_loopback(self.host))
 
     @property
     def deadline_seconds(self) -> float:
@@ -61,3 +77,11 @@ class ServeConfig:
     @property
     def drain_seconds(self) -> float:
         return parse_duration(self.drain)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is that of the machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

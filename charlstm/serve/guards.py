@@ -7,10 +7,12 @@ import base64
 import binascii
 import hmac
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
+from .config import ServeConfig, is_loopback
 from .metrics import Metrics
 from .protocol import error
 
@@ -94,15 +96,24 @@ class Told:
 
 
 class Admission:
-    """Lets in who knows the key, and no page of another origin."""
+    """Lets in who knows the key and calls the server by its name, and no page of another origin."""
 
-    def __init__(self, app: Application, api_key: str | None, origins: Sequence[str]) -> None:
-        self._app, self._origins = app, origins
-        self._key = None if api_key is None else api_key.encode()
+    def __init__(self, app: Application, config: ServeConfig) -> None:
+        self._app, self._origins = app, config.cors_origin
+        self._hosts = {name.lower().strip("[]") for name in (config.host, *config.allowed_host)}
+        self._checks_host = config.checks_host
+        self._key = None if config.api_key is None else config.api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = dict(scope["headers"])
+            if not self._named(headers):
+                message = (
+                    "this server is not called so in the Host header (--allowed-host NAME lets a name in)"
+                )
+                told = error(message, "permission_error", code="host_not_allowed")
+                await refuse(send, 403, told, _CLOSE, receive)
+                return
             if self._foreign(headers):
                 message = "pages of this origin may not use this server (--cors-origin lets them)"
                 told = error(message, "permission_error", code="origin_not_allowed")
@@ -115,6 +126,15 @@ class Admission:
                 await refuse(send, 401, told, asking | _CLOSE, receive)
                 return
         await self._app(scope, receive, send)
+
+    def _named(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether the request is for this server. A page may have its own name resolved to this machine's address
+        (DNS rebinding): to the browser it is then of the same origin, but the name stays the page's."""
+        if not self._checks_host:
+            return True
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        name = re.sub(r":[0-9]*\Z", "", host).strip("[]")  # without the port, and the brackets of IPv6
+        return is_loopback(name) or name in self._hosts
 
     def _foreign(self, headers: dict[bytes, bytes]) -> bool:
         """Whether a browser says that another site's page asks; one that cannot read the answer would still have

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..config import OnUnknown
 from ..data import Tokenizer
 from ..data.byte_level import ByteLevelTokenizer
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..generation import Stream, Token
 from ..sampling import SamplingConfig
 from .config import ServeConfig
@@ -30,6 +30,14 @@ _OPTIONS = (
 
 Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
 TokenId = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+
+
+class FieldError(UsageError):
+    """What one of a request's fields asks for cannot be."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class StreamOptions(BaseModel):
@@ -116,46 +124,59 @@ class CompletionRequest(BaseModel):
     def streams(self, tokenizer: Tokenizer, config: ServeConfig) -> list[Stream]:
         """What is to be drawn: n texts for the first prompt, then for the second and so on.
 
-        Raises UsageError and DataError for what cannot be drawn, or is more than the server allows.
+        Raises FieldError for what cannot be drawn, or is more than the server allows.
         """
         texts, length = self.n or 1, 16 if self.max_tokens is None else self.max_tokens
         if texts * len(self.prompts) > config.max_texts:
-            raise UsageError(
-                f"{texts * len(self.prompts)} texts are asked for: at most {config.max_texts} may be"
+            raise FieldError(
+                f"{texts * len(self.prompts)} texts are asked for: at most {config.max_texts} may be", "n"
             )
         if length > config.max_length:
-            raise UsageError(f"max_tokens is {length}: at most {config.max_length} may be asked for")
+            raise FieldError(
+                f"max_tokens is {length}: at most {config.max_length} may be asked for", "max_tokens"
+            )
         for prompt in self.prompts:
             if len(prompt) > 16 * config.max_prompt:  # longer than any such number of tokens
-                raise UsageError(f"a prompt may have at most {config.max_prompt} tokens")
-        options = {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None}
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        seed = secrets.randbelow(2**31) if self.seed is None else self.seed
-        sampling = SamplingConfig(length=length, stop=stop, seed=seed, **({"temperature": 1.0} | options))
+                raise FieldError(f"a prompt may have at most {config.max_prompt} tokens", "prompt")
+        sampling = self._sampling(length)
         bias = _bias(self.logit_bias or {}, len(tokenizer))
         streams: list[Stream] = []
         for prompt in self.prompts:
             for _ in range(texts):
-                stream = Stream(
-                    tokenizer,
-                    prompt,
-                    sampling,
-                    self.on_unknown or config.on_unknown,
-                    seed + len(streams),
-                    self.logprobs,
-                    bool(self.echo),
-                )
+                seed = sampling.seed + len(streams)
+                stream = self._stream(tokenizer, prompt, sampling, self.on_unknown or config.on_unknown, seed)
                 if stream.prompt_size > config.max_prompt:
-                    raise UsageError(
-                        f"the prompt has {stream.prompt_size} tokens: at most {config.max_prompt} may be"
+                    raise FieldError(
+                        f"the prompt has {stream.prompt_size} tokens: at most {config.max_prompt} may be",
+                        "prompt",
                     )
                 if stream.constraint is not None and stream.constraint.next.size > MOST_CELLS:
-                    raise UsageError(
-                        "regex needs too many states for a server: use smaller counts or narrower classes"
+                    raise FieldError(
+                        "regex needs too many states for a server: use smaller counts or narrower classes",
+                        "regex",
                     )
                 stream.bias = bias
                 streams.append(stream)
         return streams
+
+    def _sampling(self, length: int) -> SamplingConfig:
+        options = {name: getattr(self, name) for name in _OPTIONS if getattr(self, name) is not None}
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        seed = secrets.randbelow(2**31) if self.seed is None else self.seed
+        try:
+            return SamplingConfig(length=length, stop=stop, seed=seed, **({"temperature": 1.0} | options))
+        except UsageError as failure:  # which begins with the option's name
+            raise FieldError(str(failure), str(failure).partition(" ")[0]) from None
+
+    def _stream(
+        self, tokenizer: Tokenizer, prompt: str, sampling: SamplingConfig, unknown: OnUnknown, seed: int
+    ) -> Stream:
+        try:
+            return Stream(tokenizer, prompt, sampling, unknown, seed, self.logprobs, bool(self.echo))
+        except DataError as failure:
+            raise FieldError(str(failure), "prompt") from None
+        except UsageError as failure:
+            raise FieldError(str(failure), "regex") from None
 
 
 def _bias(given: dict[str, float], V: int) -> np.ndarray | None:
@@ -164,7 +185,7 @@ def _bias(given: dict[str, float], V: int) -> np.ndarray | None:
     bias = np.zeros(V)
     for token, value in given.items():
         if int(token) >= V:
-            raise UsageError(f"logit_bias: there is no token {token}: the vocabulary has {V}")
+            raise FieldError(f"logit_bias: there is no token {token}: the vocabulary has {V}", "logit_bias")
         bias[int(token)] = value
     return bias
 
