@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from emulated_cuda import emulated_ops
 
 import charlstm
 from charlstm.backends import Ops, get_ops, unavailable
@@ -26,6 +28,8 @@ def make_ops(name: str) -> Ops:
         return Ops(pytest.importorskip("array_api_strict"))
     if name == "numba-generic":
         return NumbaOps(threads=2)
+    if name == "cupy-emulated":
+        return emulated_ops(Path(tempfile.mkdtemp(prefix="charlstm-cuda-")))
     reason = unavailable(name)
     if reason:
         pytest.skip(reason)
@@ -39,6 +43,7 @@ def make_ops(name: str) -> Ops:
         "numba",
         "numba-generic",
         "array-api-strict",
+        "cupy-emulated",
         pytest.param("cupy", marks=pytest.mark.gpu),
     ],
 )

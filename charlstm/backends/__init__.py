@@ -68,7 +68,7 @@ def get_ops(
 def unavailable(name: str) -> str | None:
     """Why a backend cannot run here, or None where it can."""
     if name == "cupy":
-        from .cupy_ops import cupy_unavailable
+        from .cupy_device import cupy_unavailable
 
         return cupy_unavailable()
     if name == "numba":

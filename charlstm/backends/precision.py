@@ -18,10 +18,7 @@ _told: set[str] = set()
 
 def on_host(asked: MatmulPrecision, backend: str) -> MatmulPrecision:
     """What a backend of the host makes products with where that is asked for; says once why it is not that."""
-    if asked not in get_args(MatmulPrecision):
-        raise UsageError(
-            f"matmul_precision must be one of {', '.join(get_args(MatmulPrecision))}, not {asked!r}"
-        )
+    _check(asked)
     if asked == "highest":
         return asked
     reason = bfloat16_unavailable() if backend == "numba" else f"the {backend} backend has no such products"
@@ -34,6 +31,19 @@ def on_host(asked: MatmulPrecision, backend: str) -> MatmulPrecision:
         _told.add(reason)
         _log.warning("matrix products are made with precision highest, not %s: %s", asked, reason)
     return "highest"
+
+
+def on_device(asked: MatmulPrecision) -> MatmulPrecision:
+    """Likewise of the CuPy backend, where cuBLAS has them all: high is TF32."""
+    _check(asked)
+    return "medium" if asked == "auto" else asked
+
+
+def _check(asked: MatmulPrecision) -> None:
+    if asked not in get_args(MatmulPrecision):
+        raise UsageError(
+            f"matmul_precision must be one of {', '.join(get_args(MatmulPrecision))}, not {asked!r}"
+        )
 
 
 def bfloat16_unavailable() -> str | None:
