@@ -6,7 +6,8 @@ python benchmarks/gpu.py --quick --backend numba       # try the script without 
 
 Rows: training steps of M, L and XL (two layers of 256 and 512, three of 1024; PyTorch with four gates), and one layer
 of 512 and 1024 units at several batches, forward and with backward; then one character of 1, 64 and 1024 streams.
-`highest` is beside PyTorch in float32, `high` beside TF32, `medium` beside the faster of its autocasts (bfloat16, float16).
+`highest` is beside PyTorch in float32, `high` beside TF32, `medium` beside the faster of its autocasts, bfloat16
+and float16.
 Ratios are medians of paired rounds. *Not yet run on a GPU.*
 """
 
