@@ -7,7 +7,7 @@ import { ALTERNATIVES, Inspector, legend, tokens } from "./surprise.js";
 import { TextView } from "./text.js";
 
 const ENDS = {
-  length: "It is as long as was asked for",
+  length: "The length is reached",
   stop: "A stop string came",
   match: "The expression has matched",
   "dead end": "Nothing may follow",
@@ -44,9 +44,8 @@ async function work(doing) {
   try {
     await doing(own.signal);
   } catch (error) {
-    if (error.name === "AbortError") return true;
-    if (running === own) fail(error);
-    return false;
+    if (running === own) error.name === "AbortError" ? tell(`Stopped. ${about()}`) : fail(error);
+    return error.name === "AbortError";
   } finally {
     if (running === own) {
       running = null;
@@ -79,9 +78,10 @@ async function generate(request, values, signal) {
       begun.end = choice.end;
     }
     await Promise.race([view.end(), aborted(signal)]);
-    tell(`${counted()}. ${ENDS[begun.end]}. Seed ${begun.request.seed}.`);
+    tell(`${ENDS[begun.end]}. ${about()}`);
   } catch (error) {
-    if (begun && drawn === begun) broken(error);
+    // what was stopped ends with what was seen of it, what broke off with all that has come
+    if (begun && drawn === begun) error.name === "AbortError" ? view.cut() : view.hurry();
     throw error;
   } finally {
     if (begun && drawn === begun) {
@@ -102,15 +102,6 @@ function begin(text) {
   if (output.getBoundingClientRect().top > 0.6 * innerHeight) output.scrollIntoView();
 }
 
-// A text that was stopped ends with what was seen of it, one that was cut off with all that has come.
-function broken(error) {
-  if (error.name !== "AbortError") view.hurry();
-  else {
-    view.cut();
-    tell(`Stopped after ${counted()}. Seed ${drawn.request.seed}.`);
-  }
-}
-
 function aborted(signal) {
   return new Promise((_, reject) => {
     signal.throwIfAborted();
@@ -118,8 +109,10 @@ function aborted(signal) {
   });
 }
 
-function counted() {
-  return `${view.size.toLocaleString("en")} ${view.size === 1 ? "character" : "characters"}`;
+// About the text in the page.
+function about() {
+  if (!drawn) return "";
+  return `${view.size.toLocaleString("en")} ${view.size === 1 ? "character" : "characters"}, seed ${drawn.request.seed}.`;
 }
 
 // ---- colours ------------------------------------------------------------------------------------
@@ -135,7 +128,7 @@ async function coloured(signal) {
   tell("Asking for the surprise …");
   view.score(await scored(signal));
   inspector.open(view.pieces);
-  tell(`Coloured by surprise. Seed ${drawn.request.seed}.`);
+  tell(`Coloured by surprise. ${about()}`);
 }
 
 async function scored(signal) {
