@@ -496,9 +496,10 @@ def test_several_models(page: Page, http: httpx.Client) -> None:
 
 
 def test_one_model(new_page: NewPage, small_run: charlstm.Run) -> None:
-    with serving({"small": small_run}) as at:
+    with serving({"small": small_run}, ServeConfig(max_length=50)) as at:
         page = new_page(at=at)
         expect(page.get_by_label("Model", exact=True)).to_be_hidden()
+        expect(page.get_by_label("Length")).to_have_value("50")
         expect(page.locator("#only")).to_have_text("small")
         ask(page, Length=5)
         expect(status(page)).to_contain_text("5 characters,")
