@@ -227,7 +227,8 @@ def _add_errors(app: FastAPI) -> None:
         found = failure.errors()
         # of a field that may be of several types, what is wrong with the one that was given
         first = next((one for one in found if not one["type"].endswith("_type")), found[0])
-        field = _ascii(str(first["loc"][1])) if len(first["loc"]) > 1 else None
+        place = first["loc"][1:2]  # a number where the body is no JSON
+        field = _ascii(place[0]) if place and isinstance(place[0], str) else None
         message = f"{field or 'the body of the request'}: {_ascii(first['msg'])}"
         return JSONResponse(error(message, parameter=field), 400)
 

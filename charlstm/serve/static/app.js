@@ -44,8 +44,10 @@ async function work(doing) {
   try {
     await doing(own.signal);
   } catch (error) {
-    if (running === own) error.name === "AbortError" ? tell(`Stopped. ${about()}`) : fail(error);
-    return error.name === "AbortError";
+    const stopped = error.name === "AbortError";
+    if (running === own && stopped) tell(`Stopped. ${about()}`);
+    else if (running === own) fail(error);
+    return stopped;
   } finally {
     if (running === own) {
       running = null;
@@ -81,7 +83,7 @@ async function generate(request, values, signal) {
     tell(`${ENDS[begun.end]}. ${about()}`);
   } catch (error) {
     // what was stopped ends with what was seen of it, what broke off with all that has come
-    if (begun && drawn === begun) error.name === "AbortError" ? view.cut() : view.hurry();
+    if (begun && drawn === begun) view.close(error.name === "AbortError");
     throw error;
   } finally {
     if (begun && drawn === begun) {
@@ -187,7 +189,7 @@ async function copied(text, done) {
     const worked = document.execCommand("copy");
     field.remove();
     focused.focus();
-    tell(worked ? done : "This browser does not let the page copy.");
+    tell(worked ? done : "This browser does not let the page copy. Text can be selected, and a link stands in the address bar.");
   }
 }
 
@@ -202,6 +204,10 @@ function fill() {
   if (!values) return;
   settings.values = values;
   colour.checked = Boolean(values.surprise);
+  if (drawn) {
+    recoloured();
+    inspector.open(view.pieces);
+  }
   const known = !values.model || cards.some(({ id }) => id === values.model);
   describe();
   tell(known ? "Filled in from the link: Generate writes its text." : "");
@@ -216,7 +222,7 @@ form.addEventListener("submit", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) form.requestSubmit();
 });
 element("stop-drawing").addEventListener("click", () => running?.abort());
 element("regenerate").addEventListener("click", () => {

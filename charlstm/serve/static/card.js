@@ -82,8 +82,8 @@ function part(tag, attributes, text) {
 
 // Values to places along an axis, with round values within as its `ticks`.
 function scale(values, from, to) {
-  const low = Math.min(...values);
-  const high = Math.max(...values, low + 1e-9);
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const [low, high] = least < most ? [least, most] : [least - 0.5, most + 0.5];
   const place = (value) => Number((from + ((value - low) / (high - low)) * (to - from)).toFixed(1));
   const rough = (high - low) / 4;
   const unit = 10 ** Math.floor(Math.log10(rough));

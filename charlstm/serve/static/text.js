@@ -72,15 +72,12 @@ export class TextView {
     });
   }
 
-  // Leave it at what is in the page.
-  cut() {
-    this.#characters.length = this.#shown;
-    this.#pieces?.cut(this.size);
-    this.hurry();
-  }
-
-  // Show all that has come; nothing more will.
-  hurry() {
+  // Nothing more will come: show what has, or leave it at what is in the page.
+  close(cut) {
+    if (cut) {
+      this.#characters.length = this.#shown;
+      this.#pieces?.cut(this.size);
+    }
     this.#whole = true;
     this.#reveal(Infinity);
   }
