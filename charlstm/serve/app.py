@@ -224,11 +224,13 @@ def _add_page(app: FastAPI, server: Server) -> None:
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: HTTPRequest, failure: RequestValidationError) -> JSONResponse:
-        first = failure.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:] if isinstance(part, (str, int)))
-        message = f"{where}: {first['msg']}" if where else f"the request's body: {first['msg']}"
-        field = _ascii(where.partition(".")[0])  # "temperature" of "temperature.float"
-        return JSONResponse(error(_ascii(message), parameter=field or None), 400)
+        found = failure.errors()
+        # of a field that may be of several types, what is wrong with the one that was given
+        first = next((one for one in found if not one["type"].endswith("_type")), found[0])
+        place = first["loc"][1:2]  # a number where the body is no JSON
+        field = _ascii(place[0]) if place and isinstance(place[0], str) else None
+        message = f"{field or 'the body of the request'}: {_ascii(first['msg'])}"
+        return JSONResponse(error(message, parameter=field), 400)
 
     @app.exception_handler(QueueFullError)
     async def busy(request: HTTPRequest, failure: QueueFullError) -> JSONResponse:

@@ -108,9 +108,7 @@ class Admission:
         if scope["type"] == "http":
             headers = dict(scope["headers"])
             if not self._named(headers):
-                message = (
-                    "this server is not called so in the Host header (--allowed-host NAME lets a name in)"
-                )
+                message = "the Host header does not name this server (--allowed-host NAME lets a name in)"
                 told = error(message, "permission_error", code="host_not_allowed")
                 await refuse(send, 403, told, _CLOSE, receive)
                 return

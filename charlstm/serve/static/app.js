@@ -7,7 +7,7 @@ import { ALTERNATIVES, Inspector, legend, tokens } from "./surprise.js";
 import { TextView } from "./text.js";
 
 const ENDS = {
-  length: "It is as long as was asked for",
+  length: "The length is reached",
   stop: "A stop string came",
   match: "The expression has matched",
   "dead end": "Nothing may follow",
@@ -44,9 +44,10 @@ async function work(doing) {
   try {
     await doing(own.signal);
   } catch (error) {
-    if (error.name === "AbortError") return true;
-    if (running === own) fail(error);
-    return false;
+    const stopped = error.name === "AbortError";
+    if (running === own && stopped) tell(`Stopped. ${about()}`);
+    else if (running === own) fail(error);
+    return stopped;
   } finally {
     if (running === own) {
       running = null;
@@ -79,9 +80,10 @@ async function generate(request, values, signal) {
       begun.end = choice.end;
     }
     await Promise.race([view.end(), aborted(signal)]);
-    tell(`${counted()}. ${ENDS[begun.end]}. Seed ${begun.request.seed}.`);
+    tell(`${ENDS[begun.end]}. ${about()}`);
   } catch (error) {
-    if (begun && drawn === begun) broken(error);
+    // what was stopped ends with what was seen of it, what broke off with all that has come
+    if (begun && drawn === begun) view.close(error.name === "AbortError");
     throw error;
   } finally {
     if (begun && drawn === begun) {
@@ -102,15 +104,6 @@ function begin(text) {
   if (output.getBoundingClientRect().top > 0.6 * innerHeight) output.scrollIntoView();
 }
 
-// A text that was stopped ends with what was seen of it, one that was cut off with all that has come.
-function broken(error) {
-  if (error.name !== "AbortError") view.hurry();
-  else {
-    view.cut();
-    tell(`Stopped after ${counted()}. Seed ${drawn.request.seed}.`);
-  }
-}
-
 function aborted(signal) {
   return new Promise((_, reject) => {
     signal.throwIfAborted();
@@ -118,8 +111,10 @@ function aborted(signal) {
   });
 }
 
-function counted() {
-  return `${view.size.toLocaleString("en")} ${view.size === 1 ? "character" : "characters"}`;
+// About the text in the page.
+function about() {
+  if (!drawn) return "";
+  return `${view.size.toLocaleString("en")} ${view.size === 1 ? "character" : "characters"}, seed ${drawn.request.seed}.`;
 }
 
 // ---- colours ------------------------------------------------------------------------------------
@@ -135,7 +130,7 @@ async function coloured(signal) {
   tell("Asking for the surprise …");
   view.score(await scored(signal));
   inspector.open(view.pieces);
-  tell(`Coloured by surprise. Seed ${drawn.request.seed}.`);
+  tell(`Coloured by surprise. ${about()}`);
 }
 
 async function scored(signal) {
@@ -194,7 +189,7 @@ async function copied(text, done) {
     const worked = document.execCommand("copy");
     field.remove();
     focused.focus();
-    tell(worked ? done : "This browser does not let the page copy.");
+    tell(worked ? done : "This browser does not let the page copy. Text can be selected, and a link stands in the address bar.");
   }
 }
 
@@ -209,6 +204,10 @@ function fill() {
   if (!values) return;
   settings.values = values;
   colour.checked = Boolean(values.surprise);
+  if (drawn) {
+    recoloured();
+    inspector.open(view.pieces);
+  }
   const known = !values.model || cards.some(({ id }) => id === values.model);
   describe();
   tell(known ? "Filled in from the link: Generate writes its text." : "");
@@ -223,7 +222,7 @@ form.addEventListener("submit", (event) => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) form.requestSubmit();
 });
 element("stop-drawing").addEventListener("click", () => running?.abort());
 element("regenerate").addEventListener("click", () => {

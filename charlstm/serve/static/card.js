@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 640;
-const HEIGHT = 240;
+const HEIGHT = 256;
 const AREA = { left: 56, right: 626, top: 30, bottom: 196 };
 const number = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact" });
@@ -15,7 +15,7 @@ export function facts(card) {
     ["Trained on", text && `${text.name}: ${text.parts}`],
     ["Network", `${card.num_layers} ${card.num_layers === 1 ? "layer" : "layers"} of ${number.format(card.hidden_size)} units`],
     ["Parameters", number.format(card.parameters)],
-    ["Vocabulary", `${number.format(card.vocab_size)} ${unit}s (${card.tokenizer})`],
+    ["Vocabulary", number.format(card.vocab_size) + (card.tokenizer === `${unit}s` ? ` ${unit}s` : ` ${unit}s (${card.tokenizer})`)],
     ["Training", card.steps && trained(card)],
     ["Loss in training, last", losses.train && `${losses.train.toFixed(4)} ${each}`],
     ["Loss in validation, lowest", losses.best_val && `${losses.best_val.toFixed(4)} ${each}`],
@@ -82,8 +82,8 @@ function part(tag, attributes, text) {
 
 // Values to places along an axis, with round values within as its `ticks`.
 function scale(values, from, to) {
-  const low = Math.min(...values);
-  const high = Math.max(...values, low + 1e-9);
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const [low, high] = least < most ? [least, most] : [least - 0.5, most + 0.5];
   const place = (value) => Number((from + ((value - low) / (high - low)) * (to - from)).toFixed(1));
   const rough = (high - low) / 4;
   const unit = 10 ** Math.floor(Math.log10(rough));

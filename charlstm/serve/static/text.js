@@ -12,7 +12,8 @@ export class TextView {
   #characters = []; // Unicode characters, as the server counts them
   #pieces = null; // what was drawn at a time; null where its surprise was not asked for
   #shown = 0; // characters in the page
-  #spans = 0; // pieces in the page, while it is coloured
+  #spans = []; // of the pieces in the page, while it is coloured
+  #line; // where the next one belongs
   #coloured = false;
   #whole = true; // whether nothing more will come
   #frame = 0;
@@ -71,15 +72,12 @@ export class TextView {
     });
   }
 
-  // Leave it at what is in the page.
-  cut() {
-    this.#characters.length = this.#shown;
-    this.#pieces?.cut(this.size);
-    this.hurry();
-  }
-
-  // Show all that has come; nothing more will.
-  hurry() {
+  // Nothing more will come: show what has, or leave it at what is in the page.
+  close(cut) {
+    if (cut) {
+      this.#characters.length = this.#shown;
+      this.#pieces?.cut(this.size);
+    }
     this.#whole = true;
     this.#reveal(Infinity);
   }
@@ -94,13 +92,15 @@ export class TextView {
   // Mark a piece as the one that is told about, and bring it into view if it is to be followed.
   select(index, follow) {
     this.#drawn.querySelector(".selected")?.classList.remove("selected");
-    const span = this.#drawn.children[index];
+    const span = this.#spans[index];
     span.classList.add("selected");
     if (follow) span.scrollIntoView({ block: "nearest" });
   }
 
   #render(shown) {
-    this.#shown = this.#spans = 0;
+    this.#shown = 0;
+    this.#spans = [];
+    this.#line = this.#drawn;
     this.#node = document.createTextNode("");
     this.#drawn.replaceChildren(this.#node);
     this.#reveal(shown);
@@ -136,20 +136,26 @@ export class TextView {
     if (this.#whole && this.#shown === this.size) this.#settle();
   }
 
+  // Lines are blocks of their own, so that one that grows does not have all the others laid out again.
   #revealPieces(end) {
     const { all } = this.#pieces;
-    const made = document.createDocumentFragment();
-    // the last piece may still grow
-    const ready = this.#whole ? all.length : all.length - 1;
-    while (this.#spans < ready && all[this.#spans].start < end) {
-      const { start, end: after, bits } = all[this.#spans];
+    const ready = this.#whole ? all.length : all.length - 1; // the last piece may still grow
+    while (this.#spans.length < ready && all[this.#spans.length].start < end) {
+      const { start, end: after, bits } = all[this.#spans.length];
+      const text = this.#characters.slice(start, after).join("");
       const span = document.createElement("span");
-      span.className = `level${level(bits)}`;
-      span.dataset.piece = this.#spans++;
-      span.append(this.#characters.slice(start, after).join(""));
-      made.append(span);
+      span.className = `piece level${level(bits)}`;
+      span.classList.toggle("break", text === "\n"); // has no width to colour
+      span.dataset.piece = this.#spans.length;
+      span.append(text);
+      this.#line.append(span);
+      this.#spans.push(span);
       this.#shown = after;
+      if (text.endsWith("\n")) {
+        this.#line = document.createElement("span");
+        this.#line.className = "line";
+        this.#drawn.append(this.#line);
+      }
     }
-    this.#drawn.append(made);
   }
 }
