@@ -18,6 +18,8 @@ pytestmark = pytest.mark.usefixtures("smallest_shards")
 def smallest_shards(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways: everything shared out and on the tile engine, and small work on one thread."""
     if request.param == "shards of any size":
+        if "ops" in request.fixturenames and request.getfixturevalue("ops").name != "numba":
+            pytest.skip("only the numba backend has shards")
         for module in (numba_ops, fused_ops):
             monkeypatch.setattr(module, "SMALLEST_PRODUCT", 1)
             monkeypatch.setattr(module, "SMALLEST_LOOP", 1)
