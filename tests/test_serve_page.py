@@ -1,399 +1,272 @@
-"""The server's page in a real browser: Chromium, driven by Playwright."""
+"""The server's page in a browser: texts, and what goes wrong with them."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from serving import LIMITS, completed, figure, serving, until
+from browsing import ENDED, ODD, NewPage, ask, button, drawn, expect, requests, shown, status, text
+from serving import figure, serving, until
 
 import charlstm
 from charlstm.serve import ServeConfig
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason='Playwright is not installed (pip install -e ".[test]")'
-)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (apt-get install chromium)")
-HTML = "<img src=x onerror=alert(1)></pre><script>alert(2)</script>&amp;"
-expect = playwright.expect
-Open = Callable[..., Any]
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytest_plugins = ["browser_fixtures"]
+
+MARKUP = '<img src=x onerror="document.title=1"></pre><script>document.title=2</script>&amp;'
 
 
-@pytest.fixture(scope="module")
-def markup_run(tmp_path_factory: pytest.TempPathFactory) -> charlstm.Run:
-    """A run whose vocabulary has what markup is made of."""
-    folder = tmp_path_factory.mktemp("markup")
-    (folder / "markup.txt").write_text(HTML * 40)
-    config = charlstm.Config(
-        charlstm.ModelConfig(hidden_size=8, num_layers=1),
-        charlstm.DataConfig(batch_size=4, seq_len=16),
-        charlstm.TrainingConfig(max_steps=3),
+# ---- text ---------------------------------------------------------------------------------------
+
+
+def test_generating(new_page: NewPage, http: httpx.Client) -> None:
+    """Piece by piece, and in the end the text that the API gives for the seed."""
+    page = new_page(reduced_motion="no-preference")
+    page.evaluate(
+        """() => { window.sizes = []; const text = document.querySelector("#text");
+        new MutationObserver(() => sizes.push(text.textContent.length))
+          .observe(text, {subtree: true, childList: true, characterData: true}); }"""
     )
-    return charlstm.train(folder / "markup.txt", config, out=folder / "run", backend="numpy", quiet=True)
-
-
-@pytest.fixture(scope="module")
-def address(small_run: charlstm.Run, markup_run: charlstm.Run) -> Iterator[str]:
-    with serving({"small": small_run, "markup": markup_run}, LIMITS) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def http(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, timeout=20) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-quic"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Open]:
-    """Opens pages; fails where one of them complains, runs what it should not, or breaks its policy."""
-    contexts, complaints = [], []
-
-    def complain(message: Any) -> None:
-        # what a test provokes: an answer that is an error is also told on the console
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            complaints.append(message.text)
-
-    def new(url: str, **options: Any) -> Any:
-        context = browser.new_context(**{"reduced_motion": "reduce", **options})
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", complain)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        page.goto(url)
-        return page
-
-    yield new
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
-def fill(page: Any, **fields: Any) -> None:
-    for label, text in fields.items():
-        field = page.get_by_label(label.replace("_", " "), exact=True)
-        if not field.is_visible():
-            page.get_by_text("Samplers, stop strings, expressions").click()
-        field.fill(str(text))
-
-
-def press(page: Any, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
-
-
-def drawn(page: Any, **fields: Any) -> str:
-    """The text that the page has once it is whole."""
-    fill(page, **fields)
-    press(page, "Generate")
-    expect(page.get_by_role("status")).to_contain_text(re.compile(r"characters?, seed \d+"))
-    text: str = page.locator("#text .drawn").text_content()
-    return text
-
-
-def test_a_text_is_that_of_its_seed(visit: Open, http: httpx.Client, address: str) -> None:
-    page = visit(address)
-    text = drawn(page, Prompt="I ", Length=80, Temperature=0.7, Seed=5)
-    asked = {"prompt": "I ", "max_tokens": 80, "temperature": 0.7, "seed": 5}
-    assert text == completed(http, **asked)["choices"][0]["text"]
-    assert page.locator("#text .prompt").text_content() == "I "
-    assert drawn(page, Seed=6) != text
-    assert drawn(page, Seed=5) == text
-    press(page, "Regenerate")
-    expect(page.get_by_role("status")).not_to_contain_text("seed 5.")
-    expect(page.get_by_label("Seed", exact=True)).to_have_value("")
-
-
-def test_a_text_appears_little_by_little(visit: Open, address: str) -> None:
-    page = visit(address, reduced_motion="no-preference")
-    fill(page, Length=400)
-    page.evaluate("""() => {
-        window.sizes = [];
-        const look = () => {
-            sizes.push(document.querySelector("#text .drawn").textContent.length);
-            requestAnimationFrame(look);
-        };
-        look();
-    }""")
-    press(page, "Generate")
-    expect(page.get_by_role("status")).to_contain_text("seed")
+    ask(page, Prompt="The ", Length=200, Seed=3)
+    shown(page, drawn(http, prompt="The ", max_tokens=200, seed=3, temperature=0.8))
+    expect(status(page)).to_have_text("The length is reached. 200 characters, seed 3.")
     sizes = page.evaluate("sizes")
-    assert max(sizes) == 400
-    assert len(set(sizes)) > 10
     assert sizes == sorted(sizes)
+    assert len(sizes) > 5
+    assert page.locator("#text .prompt").text_content() == "The "
+    asked = requests(page)
+    button(page, "Regenerate").click()
+    expect(status(page)).to_have_text(re.compile(r".* 200 characters, seed (?!3\.)\d+\."))
+    assert [("seed" in one, one["prompt"], one["max_tokens"]) for one in asked] == [(False, "The ", 200)]
 
 
-def test_stopping_frees_the_server(visit: Open, http: httpx.Client, address: str) -> None:
-    page = visit(address)
-    for end in (lambda: press(page, "Stop"), lambda: page.keyboard.press("Escape")):
-        fill(page, Length=100_000)
-        press(page, "Generate")
-        until(lambda: len(page.locator("#text .drawn").text_content()) > 20)
-        assert figure(http, 'charlstm_active_texts{model="small"}') == 1
-        end()
-        expect(page.get_by_role("status")).to_contain_text("Stopped. ")
+def test_stopping(page: Page, http: httpx.Client) -> None:
+    """By button and by Escape; the server draws no more of it, and nothing more appears."""
+    for stop in (lambda: button(page, "Stop").click(), lambda: page.keyboard.press("Escape")):
+        ask(page, Length=100_000)
+        expect(page.locator("#text .drawn")).to_have_text(re.compile(".{40}", re.DOTALL))
+        expect(button(page, "Stop")).to_be_enabled()
+        stop()
+        expect(status(page)).to_contain_text("Stopped. ")
         until(lambda: figure(http, 'charlstm_active_texts{model="small"}') == 0)
-        text = page.locator("#text .drawn").text_content()
-        assert f"{len(text):,}" in page.get_by_role("status").text_content()
-        expect(page.get_by_role("button", name="Stop", exact=True)).to_be_disabled()
+        before = text(page)
+        assert 40 <= len(before) < 100_000
+        expect(button(page, "Stop")).to_be_disabled()
+        page.wait_for_timeout(100)
+        assert text(page) == before
+    page.get_by_label("Colour by surprise").check()  # draws as much of it again
+    expect(page.locator(".piece")).to_have_count(len(before))
+    assert text(page) == before
+    until(lambda: figure(http, 'charlstm_active_texts{model="small"}') == 0)
+    ask(page, Length=5)
+    expect(status(page)).to_contain_text("5 characters,")
 
 
-def test_parameters_reach_the_server(visit: Open, address: str) -> None:
-    page = visit(address)
-    with page.expect_request("**/v1/completions") as sent:
-        text = drawn(
-            page, Length=60, Seed=1, Temperature="1.2:0.4", **{
-                "Top-k": 9, "Top-p": 0.9, "Typical": 0.95, "Min-p": 0.01, "Repetition_penalty": 1.1,
-                "No_repeated_n-gram": 7, "Repetition_window": 40, "Stop_strings": "zzz\\n\nqq",
-                "Regular_expression": "[^x]*",
-            }
-        )  # fmt: skip
-    assert sent.value.post_data_json == {
-        "prompt": "", "max_tokens": 60, "seed": 1, "temperature": "1.2:0.4", "top_k": 9, "top_p": 0.9,
-        "typical": 0.95, "min_p": 0.01, "repetition_penalty": 1.1, "no_repeat_ngram": 7, "repetition_window": 40,
-        "stop": ["zzz\n", "qq"], "regex": "[^x]*", "model": "small", "stream": True,
+def test_a_text_gives_way_to_the_next(page: Page, http: httpx.Client) -> None:
+    ask(page, Length=100_000)
+    expect(page.locator("#text .drawn")).not_to_be_empty()
+    ask(page, Length=10, Seed=1)
+    shown(page, drawn(http, max_tokens=10, seed=1, temperature=0.8))
+    until(lambda: figure(http, 'charlstm_active_texts{model="small"}') == 0)
+
+
+def test_parameters(page: Page) -> None:
+    """What is filled in is sent, and what is empty is not; the same seed gives the same text."""
+    asked = requests(page)
+    texts = []
+    for temperature in ("0.5", "0.5", "1.5", "0.5,1.5"):
+        ask(page, Prompt="The ", Length=80, Temperature=temperature, Seed=9)
+        expect(status(page)).to_contain_text(ENDED)
+        texts.append(text(page))
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 3
+    base = {"model": "small", "prompt": "The ", "max_tokens": 80, "seed": 9, "stream": True}
+    assert asked == [{**base, "temperature": t} for t in (0.5, 0.5, 1.5, "0.5,1.5")]
+    page.get_by_text("Samplers, stop strings").click()
+    samplers = {
+        "Top-k": 20, "Top-p": 0.9, "Typical": 0.95, "Min-p": 0.01, "Repetition penalty": 1.1,
+        "No repeated n-gram": 9, "Repetition window": 64,
     }  # fmt: skip
-    assert "x" not in text
-    expect(page.get_by_text("(9 set)")).to_be_visible()
+    for name, value in samplers.items():
+        page.get_by_label(name, exact=True).fill(str(value))
+    page.get_by_label("Stop strings").fill("\\n\\n\nzz\\\\n")
+    page.get_by_label("Regular expression").fill("[a-zA-Z .,]+")
     page.get_by_label("Redraw").check()
-    assert drawn(page) != text
+    page.get_by_label("Unknown characters").select_option("skip")
+    ask(page, Prompt="Thé ", Length="", Temperature="", Seed="")
+    expect(status(page)).to_contain_text(", seed ")
+    assert asked[-1] == {
+        "model": "small", "prompt": "Thé ", "top_k": 20, "top_p": 0.9, "typical": 0.95, "min_p": 0.01,
+        "repetition_penalty": 1.1, "no_repeat_ngram": 9, "repetition_window": 64, "stop": ["\n\n", "zz\\n"],
+        "regex": "[a-zA-Z .,]+", "redraw": True, "on_unknown": "skip", "stream": True,
+    }  # fmt: skip
+    expect(page.get_by_text("(11 set)")).to_be_visible()
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("Top-p", "7", "1"),
-        ("Length", "1e9", "100000"),
-        ("Temperature", "hot", "temperature"),
-        ("Regular_expression", "(", "regular expression"),
-        ("Prompt", "日本", "日"),
-        ("Prompt", "a" * 400, "300"),
-    ],
-)
-def test_bad_input_is_told_where_it_is(
-    visit: Open, address: str, field: str, value: str, message: str
-) -> None:
-    page = visit(address)
-    fill(page, **{field: value})
-    press(page, "Generate")
-    place = page.get_by_label(field.replace("_", " "), exact=True)
-    told = page.locator(".wrong, #failure:not(:empty)")
-    expect(told).to_be_visible()
-    assert message in told.text_content()
-    expect(place).to_have_attribute("aria-invalid", "true")
-    expect(place).to_be_focused()
-    expect(place).to_have_accessible_description(re.compile(re.escape(told.text_content()[:20])))
-    place.fill(
-        ""
-        if field in ("Top-p", "Regular_expression")
-        else {"Length": "5", "Temperature": "1"}.get(field, "a")
-    )
-    expect(told).to_have_count(0)
-    assert drawn(page, Length=5)
+def test_why_a_text_ended(page: Page, http: httpx.Client) -> None:
+    page.get_by_text("Samplers, stop strings").click()
+    whole = drawn(http, max_tokens=60, seed=2, temperature=0.8)
+    ask(page, Stop_strings=whole[30:33], Length=60, Seed=2)
+    expect(status(page)).to_contain_text("A stop string came.")
+    assert text(page) == whole[: whole.find(whole[30:33])]
+    ask(page, Stop_strings="", Regular_expression="[a-z]{3}")
+    expect(status(page)).to_contain_text("The expression has matched.")
+    assert re.fullmatch("[a-z]{3}", text(page))
 
 
-def test_a_server_that_goes_away(visit: Open, small_run: charlstm.Run) -> None:
-    """What has come stays, the page says so, and goes on with the next server at the same address."""
+# ---- what goes wrong ----------------------------------------------------------------------------
 
-    def server(port: int) -> tuple[subprocess.Popen[str], str]:
-        command = [sys.executable, "-m", "charlstm", "serve", str(small_run.directory), "--port", str(port)]
-        command += ["--backend", "numpy", "--max-length", "1000000"]
-        running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+BAD = [
+    ("Prompt", "Thé", "not in the vocabulary", True),
+    ("Prompt", "a" * 301, "at most 300", True),
+    ("Length", "100001", "100000", False),
+    ("Length", "-1", "0", False),
+    ("Length", "2.5", "valid value", False),
+    ("Temperature", "warm", "0.5,1.0 (in turn)", True),
+    ("Temperature", "-1", "0 or more", True),
+    ("Temperature", "1e999", "finite", True),
+    ("Seed", "1e17", "less than or equal", False),
+    ("Top-p", "0", "above 0", True),
+    ("Min-p", "2", "1", False),
+    ("Repetition penalty", "0", "0.01", False),
+    ("Regular expression", "[", "cannot be read", True),
+    ("Regular expression", "(?=a)b", "lookahead", True),
+    ("Stop strings", "a\n" * 17, "at most 16", True),
+]  # field, what is wrong, what is told, whether the server tells it
+
+
+def test_bad_input(page: Page) -> None:
+    """What is wrong stands beside the field, which has the focus; put right, it is gone."""
+    asked = requests(page)
+    for field, value, message, from_server in BAD:
+        place = page.get_by_label(field, exact=True)
+        before = place.input_value()
+        page.evaluate("document.querySelector('#further').open = true")
+        place.fill(value)
+        page.evaluate("document.querySelector('#further').open = false")
+        button(page, "Generate").click()
+        expect(place).to_be_focused()
+        expect(place).to_have_attribute("aria-invalid", "true")
+        expect(place).to_have_accessible_description(re.compile(re.escape(message)))
+        assert len(asked) == from_server
+        place.fill(before)
+        expect(page.locator(".wrong")).to_have_count(0)
+        expect(place).not_to_have_attribute("aria-invalid", "true")
+        asked.clear()
+    ask(page, Length=3)
+    expect(status(page)).to_contain_text("3 characters,")
+
+
+def test_what_is_no_number(page: Page) -> None:
+    page.get_by_label("Length").fill("")
+    page.get_by_label("Length").press_sequentially("1e")
+    button(page, "Generate").click()
+    expect(page.get_by_label("Length")).to_have_accessible_description(re.compile("number"))
+
+
+def answered(answer: dict[str, Any], route: Any) -> None:
+    route.fulfill(**answer)
+
+
+def test_refusals_that_no_field_stands_for(page: Page) -> None:
+    refusal = {"error": {"message": "too many <b>requests</b>", "type": "", "param": "n", "code": None}}
+    for answer, message in [
+        ({"status": 429, "json": refusal}, "too many <b>requests</b>"),
+        ({"status": 502, "body": "<html>Bad gateway"}, "The server answers with status 502."),
+        ({"status": 200, "body": 'data: {"error": {"message": "the model failed"}}\n\n'}, "the model failed"),
+    ]:
+        page.route("**/v1/completions", partial(answered, answer), times=1)
+        ask(page, Length=5)
+        expect(page.get_by_role("alert")).to_have_text(message)
+    ask(page, Length=5)
+    expect(status(page)).to_contain_text("5 characters,")
+    expect(page.get_by_role("alert")).to_be_empty()
+
+
+def test_a_key(new_page: NewPage, small_run: charlstm.Run) -> None:
+    with serving({"small": small_run}, ServeConfig(api_key="secret")) as at:
+        page = new_page(at=at, http_credentials={"username": "anybody", "password": "secret"})
+        ask(page, Length=5)
+        expect(status(page)).to_contain_text("5 characters,")
+
+        def as_if_cancelled(route: Any) -> None:
+            """Who has no key is asked by the browser; after that the page gets the answer."""
+            answer = route.fetch(headers={**route.request.headers, "authorization": "Bearer wrong"})
+            assert (answer.status, "www-authenticate" in answer.headers) == (401, True)
+            route.fulfill(status=401, body=answer.body())
+
+        page.route("**/v1/completions", as_if_cancelled)
+        ask(page, Length=5)
+        expect(page.get_by_role("alert")).to_contain_text("The server asks for its key: reload the page")
+
+
+def test_a_server_that_goes_away(new_page: NewPage, small_run: charlstm.Run) -> None:
+    """What has come stays, the page says what happened, and works again when the server does."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+
+    def started() -> subprocess.Popen[str]:
+        running = subprocess.Popen(
+            [
+                sys.executable, "-m", "charlstm", "serve", str(small_run.directory), "--port", str(port),
+                "--backend", "numpy", "--max-length", "10000000",
+            ],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
         assert running.stderr is not None
-        with running.stderr as told:
-            found = re.search(r"http://\S+:\d+", told.readline())
-        assert found is not None
-        return running, found[0]
+        assert "http://" in running.stderr.readline()
+        return running
 
-    running, url = server(0)
-    try:
-        page = visit(url)
-        fill(page, Length=1_000_000)
-        press(page, "Generate")
-        until(lambda: len(page.locator("#text .drawn").text_content()) > 20)
-        running.send_signal(signal.SIGKILL)
-        expect(page.get_by_role("alert")).to_contain_text("broke off")
-        assert len(page.locator("#text .drawn").text_content()) > 20
-        press(page, "Generate")
-        expect(page.get_by_role("alert")).to_contain_text("does not answer")
-        running.wait()
-        running, _ = server(int(url.rpartition(":")[2]))
-        assert len(drawn(page, Length=30)) == 30
-        expect(page.get_by_role("alert")).to_be_empty()
-    finally:
+    def killed(running: subprocess.Popen[str]) -> None:
         running.kill()
         running.wait()
+        running.stderr.close()  # type: ignore[union-attr]
+
+    running = started()
+    try:
+        page = new_page(at=f"http://127.0.0.1:{port}")
+        ask(page, Length=10**7)
+        expect(page.locator("#text .drawn")).to_have_text(re.compile(".{40}", re.DOTALL))
+        killed(running)
+        expect(page.get_by_role("alert")).to_contain_text("The connection to the server broke off")
+        before = text(page)
+        assert len(before) >= 40
+        expect(button(page, "Stop")).to_be_disabled()
+        ask(page, Length=5)
+        expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+        assert text(page) == before
+        running = started()
+        ask(page, Length=5)
+        expect(status(page)).to_contain_text("5 characters,")
+        expect(page.get_by_role("alert")).to_be_empty()
+    finally:
+        killed(running)
 
 
-def test_markup_is_text(visit: Open, address: str) -> None:
-    page = visit(address)
-    page.get_by_label("Model", exact=True).select_option("markup")
-    text = drawn(page, Prompt=HTML, Length=200, Regular_expression=re.escape(HTML))
-    assert text == HTML
-    page.get_by_label("Colour by surprise").check()
-    expect(page.get_by_role("status")).to_contain_text("Coloured")
-    shown = page.locator("#text")
-    assert shown.text_content() == HTML * 2
-    assert shown.locator("img, script, pre").count() == 0
-    page.get_by_label("Prompt").fill("<b>ö</b>")
-    press(page, "Generate")
-    expect(page.locator(".wrong")).to_contain_text("ö")
-
-
-def test_links_and_copies(visit: Open, address: str) -> None:
-    page = visit(address, permissions=["clipboard-read", "clipboard-write"])
-    text = drawn(page, Prompt="My ", Length=50, **{"Top-k": 5})
-    press(page, "Copy")
-    expect(page.get_by_role("status")).to_contain_text("copied")
-    assert page.evaluate("navigator.clipboard.readText()") == "My " + text
-    press(page, "Share")
-    expect(page.get_by_role("status")).to_contain_text("link")
-    link = page.evaluate("navigator.clipboard.readText()")
-    assert link == page.url
-    assert "#" in link
-    other = visit(link)
-    expect(other.get_by_label("Prompt")).to_have_value("My ")
-    expect(other.get_by_label("Top-k")).to_have_value("5")
-    expect(other.get_by_role("status")).to_contain_text("Filled in")
-    assert drawn(other) == text
-    broken = visit(link.replace("model=small", "model=gone"))
-    expect(broken.get_by_role("alert")).to_contain_text("gone")
-
-
-def test_surprise_and_alternatives(visit: Open, http: httpx.Client, address: str) -> None:
-    page = visit(address)
-    text = drawn(page, Length=40, Seed=2)
-    page.get_by_label("Colour by surprise").check()
-    expect(page.get_by_role("status")).to_contain_text("Coloured")
-    assert page.locator("#text .drawn").text_content() == text
-    told = completed(http, max_tokens=40, seed=2, temperature=0.8, logprobs=5)["choices"][0]["logprobs"]
-    spans = page.locator("#text .drawn span")
-    assert spans.count() == 40
-    facts = page.locator("#facts")
-    spans.nth(7).hover()
-    expect(facts).to_contain_text(f"{-told['token_logprobs'][7] / 0.6931471805599453:.2f} bits")
-    assert page.get_by_role("table", name="What could have come").get_by_role("row").count() >= 5
-    page.mouse.move(0, 0)
-    slider = page.get_by_role("slider", name="Token")
-    slider.focus()
-    for _ in range(3):
-        page.keyboard.press("ArrowRight")
-    expect(facts).to_contain_text(f"{-told['token_logprobs'][3] / 0.6931471805599453:.2f} bits")
-    expect(spans.nth(3)).to_have_class(re.compile("selected"))
-    expect(slider).to_have_attribute("aria-valuetext", re.compile("bits of surprise. Others: "))
-    page.get_by_label("Colour by surprise").uncheck()
-    expect(slider).to_be_hidden()
-    assert page.locator("#text .drawn").text_content() == text
-
-
-def test_models_and_their_cards(visit: Open, address: str) -> None:
-    page = visit(address)
-    page.get_by_text("About small").click()
-    facts = page.get_by_role("table", name="Facts about the model")
-    expect(facts).to_contain_text("2 layers of 24 units")
-    expect(page.get_by_role("img", name="Loss, training from")).to_be_visible()
-    page.get_by_label("Model", exact=True).select_option("markup")
-    expect(facts).to_contain_text("1 layer of 8 units")
-    with page.expect_request("**/v1/completions") as sent:
-        drawn(page, Length=3)
-    assert sent.value.post_data_json["model"] == "markup"
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_phones_schemes_and_contrast(visit: Open, address: str, scheme: str) -> None:
-    page = visit(
-        address, viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True, is_mobile=True
-    )
-    drawn(page, Prompt="I " * 100, Length=300)
-    page.get_by_label("Colour by surprise").check()
-    expect(page.get_by_role("status")).to_contain_text("Coloured")
-    page.get_by_text("About small").click()
-    page.get_by_text("Samplers, stop strings, expressions").click()
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    contrasts = page.evaluate("""() => {
-        const linear = (c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4);
-        const light = (colour) => {
-            const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map(linear);
-            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-        };
-        const behind = (element) => {
-            const colour = getComputedStyle(element).backgroundColor;
-            return /, 0\\)$/.test(colour) && element.parentElement ? behind(element.parentElement) : colour;
-        };
-        return [...document.querySelectorAll("label, p, li, summary, h1, h2, th, td, .prompt, button:enabled")]
-            .filter((element) => element.checkVisibility() && element.textContent.trim())
-            .map((element) => {
-                const pair = [light(getComputedStyle(element).color), light(behind(element))].sort((a, b) => b - a);
-                return [(pair[0] + 0.05) / (pair[1] + 0.05), element.outerHTML.slice(0, 80)];
-            });
-    }""")
-    assert len(contrasts) > 30
-    assert [pair for pair in contrasts if pair[0] < 4.5] == []
-    dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0] < 128")
-    assert dark == (scheme == "dark")
-
-
-def test_by_keyboard_alone_and_by_name(visit: Open, address: str) -> None:
-    page = visit(address)
-    page.get_by_text("Samplers, stop strings, expressions").click()
-    named = page.evaluate("""() => [...document.querySelectorAll("input, select, textarea, button, [role]")].map(
-        (e) => [e.id || e.outerHTML,
-                e.labels?.[0]?.textContent ?? e.getAttribute("aria-label") ?? e.textContent.trim(),
-                e.hasAttribute("aria-labelledby")])""")
-    without = [name for name, label, by in named if not label and not by]
-    assert set(without) <= {"failure", "status"}  # which speak only when there is something to say
-    page.reload()
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.id") == "prompt":
-            break
-    page.keyboard.type("I ")
-    page.keyboard.press("Control+Enter")
-    expect(page.get_by_role("status")).to_contain_text("seed")
-    assert page.locator("#text").text_content().startswith("I ")
-
-
-def test_behind_a_key(visit: Open, small_run: charlstm.Run) -> None:
-    with serving({"small": small_run}, ServeConfig(api_key="secret")) as url:
-        page = visit(url, http_credentials={"username": "anyone", "password": "secret"})
-        assert len(drawn(page, Length=20)) == 20
-        with pytest.raises(playwright.Error, match="INVALID_AUTH"):
-            visit(url)
-
-
-def test_what_it_is_made_of(http: httpx.Client) -> None:
-    """Files of the server's own, and no markup made of strings."""
-    folder = Path(charlstm.__file__).parent / "serve" / "static"
-    for path in folder.glob("*.js"):
-        assert not re.search(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", path.read_text()
-        )
-        assert http.get(f"/static/{path.name}").status_code == 200
-    page = http.get("/").text
-    assert re.findall(r'(?:src|href)="([^"]*)"', page) == [
-        "static/style.css",
-        "data:,",
-        "static/app.js",
-        "docs",
-    ]
-    assert "style=" not in page
-    json.dumps(http.get("/page/models").json())
+@pytest.mark.parametrize("colour", [False, True])
+def test_markup_is_text(page: Page, colour: bool) -> None:
+    """In prompts, in what is drawn, in alternatives, and in the names of models."""
+    page.get_by_label("Model", exact=True).select_option(ODD)
+    page.get_by_text("Samplers, stop strings").click()
+    ask(page, Prompt=MARKUP, Length=100, Regular_expression=re.escape(MARKUP + "é😀"), Seed=1)
+    expect(status(page)).to_contain_text("The expression has matched")
+    if colour:
+        page.get_by_label("Colour by surprise").check()
+        expect(page.locator(".piece")).to_have_count(len(MARKUP) + 2)
+        page.locator(".piece").last.click()  # four bytes are one piece
+        expect(page.get_by_role("table", name="What could have come").locator("tbody")).to_have_count(4)
+        expect(page.locator("tr.taken")).to_have_count(4)
+    assert text(page) == MARKUP + MARKUP + "é😀"
+    assert page.title() == "charlstm"
+    assert page.locator("main img, main script, main b:not(#facts b)").count() == 0
