@@ -24,6 +24,8 @@ from charlstm.verification import (
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_gradients(ops: Ops, case: Case) -> None:
+    if "shared out over threads" in case.name and ops.name != "numba":
+        pytest.skip("only the numba backend shares a batch out; the smaller cases hold the others")
     errors = dict(gradient_errors(case, ops))
     assert {"head.bias", "cifg.0.R", "h0", "c0"} <= set(errors)
     assert all(error <= GRADIENT_ERROR for error in errors.values()), errors

@@ -31,7 +31,7 @@ paired = pytest.mark.skipif(
 )
 
 
-ENGINES = ["vectors, shared out", "vectors, one thread", "matrices, shared out"]
+ENGINES = ["vectors", "matrices"]
 
 
 @pytest.fixture(params=ENGINES)
@@ -39,19 +39,18 @@ def medium(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> O
     return packed_in(packing.PAIRS, request.param, monkeypatch)
 
 
-@pytest.fixture(params=[ENGINES[0], ENGINES[2]])
+@pytest.fixture(params=ENGINES)
 def high(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ops:
     return packed_in(packing.SPLIT, request.param, monkeypatch)
 
 
 def packed_in(numbers: type, engine: str, monkeypatch: pytest.MonkeyPatch) -> Ops:
     """On vector registers, or on matrix registers or what stands for them here."""
-    if "shared out" in engine:
-        for module in (numba_ops, fused_ops):
-            monkeypatch.setattr(module, "SMALLEST_PRODUCT", 1)
+    for module in (numba_ops, fused_ops):
+        monkeypatch.setattr(module, "SMALLEST_PRODUCT", 1)
     monkeypatch.setattr(fused_ops, "SMALLEST_PACKED", 1)
     monkeypatch.setattr(packing, "FEWEST_ROWS", 1)
-    tiles = "matrices" in engine
+    tiles = engine == "matrices"
     if tiles and REGISTERS is not None and REGISTERS.name != "avx512":
         pytest.skip("rows of matrix registers are as wide as vectors of AVX-512")
     ops = fused_ops.FusedOps(2)
