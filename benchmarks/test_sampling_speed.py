@@ -10,11 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from charlstm.kernels import sampling
 from measuring import pair
+from numba import njit
 from workloads import GENERATED, SHAPES, charlstm_generate_many
 
 from charlstm import SamplingConfig
+from charlstm.backends import SAMPLERS
+from charlstm.generation import sampler_of
 
 EVERYTHING = SamplingConfig(
     length=GENERATED, temperature="1:0.6", top_k=40, top_p=0.95, typical=0.95, min_p=0.02, repetition_penalty=1.1,
@@ -25,6 +30,9 @@ import sys, time
 sys.path.insert(0, {folder!r})
 from workloads import SHAPES, TOKENIZER, charlstm_model
 from charlstm import SamplingConfig
+from charlstm.backends import SAMPLERS
+from charlstm.generation import sampler_of
+from charlstm.kernels import sampling
 from charlstm.generation import generate
 model = charlstm_model(SHAPES[{name!r}], "numba")
 for length in (1000, 1000, 1000, 1_000_000):
@@ -34,6 +42,27 @@ for length in (1000, 1000, 1000, 1_000_000):
     peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:"))
     print(count / seconds, int(peak) / 1024)
 """
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["plain", "everything"])
+def test_a_draw(benchmark: Any, everything: bool) -> None:
+    """Microseconds of a draw of one of 65 tokens, in a compiled loop over many."""
+    rng, V, N = np.random.default_rng(0), 65, 20_000
+    sampler = sampler_of(EVERYTHING if everything else SamplingConfig(GENERATED), GENERATED)
+    logits = (0.1 * rng.standard_normal((N, V))).astype(np.float32)
+    recent, uniforms, none = rng.integers(0, V, sampler.window), rng.random((N, 2)), np.empty(0, np.bool_)
+    bias = np.zeros(V if everything else 0)
+
+    @njit
+    def loop(samplers: Any, room: Any) -> int:
+        total = 0
+        for n in range(N):
+            total += sampling.draw(logits[n], samplers[0], 0.9, uniforms[n], recent, bias, none, False, room)
+        return total
+
+    given = np.array([tuple(sampler)], SAMPLERS), sampling.room(V)
+    benchmark.pedantic(loop, given, rounds=9, warmup_rounds=1)
+    benchmark.extra_info["microseconds"] = round(1e6 * benchmark.stats.stats.median / N, 2)
 
 
 @pytest.mark.parametrize("posterior", ["flat", "sharp"])

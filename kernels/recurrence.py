@@ -108,26 +108,8 @@ def _choose_backward_sums(rows, left, left_at, G, R, R_at, depth, scratch):
 
 @njit(**OPTIONS)
 def forward_step(
-    table,
-    ids,
-    x,
-    x_at,
-    D,
-    W,
-    R,
-    h,
-    h_at,
-    c,
-    c_next,
-    h_next,
-    low,
-    low_at,
-    gates,
-    gates_row,
-    scratch,
-    start,
-    stop,
-):
+    table, ids, x, x_at, D, W, R, h, h_at, c, c_next, h_next, low, low_at, gates, gates_row, scratch, start, stop
+):  # fmt: skip
     """One time step for rows `start` to `stop` of the batch: writes c_next, h_next, low and gates.
 
     table (V, 3H), ids (B,), x_t from number x_at on of (..., D), unless D is 0; W and R as panels; h_{t-1}
@@ -140,7 +122,7 @@ def forward_step(
     blocks, lanes = R.shape[0], R.shape[3]
     W_depth, R_depth, per = W.shape[1] if D else 0, R.shape[1], per_number(R)
     at_once = _rows_at_once(stop - start, scratch)
-    B, all_rows = h_next.shape[0], blocks * (stop - start)
+    B = h_next.shape[0]
     of_state = _ahead_of((stop - start) * H, blocks * _tiles_of(stop - start), R_depth)
     sizes = (GATES * of_state, of_state, of_state)
     for block in range(blocks):
@@ -154,7 +136,7 @@ def forward_step(
             )  # fmt: skip
             for k in range(tiles):
                 row = first + count * k // tiles
-                share = (stop - start) * H * (block * (stop - start) + row - start) // all_rows
+                share = H * (block * (stop - start) + row - start) // blocks
                 after = (B + start) * H + share
                 ahead = at(gates, gates_row * GATES * H + GATES * after), at(c_next, after), at(h_next, after)
                 forward_tile(
@@ -212,7 +194,7 @@ def _backward_step(t, slot, dh, dc, R, h, c, gates, da, low, scratch, start, cou
             for k in range(tiles):
                 first = begin + rows * k // tiles
                 row = t * B + start + first
-                share = count * H * (block * count + first) // (R.shape[0] * count)
+                share = H * (block * count + first) // R.shape[0]
                 before = (max(0, t - 1) * B + start) * H + share
                 ahead = at(gates, GATES * before), at(c, before), at(dh, before)
                 backward_tile(

@@ -102,6 +102,19 @@ def small_run(tmp_path_factory: pytest.TempPathFactory, small_config: charlstm.C
     return charlstm.train("coffee", small_config, out=out, backend="numpy", quiet=True)
 
 
+@pytest.fixture(scope="session")
+def bytes_run(tmp_path_factory: pytest.TempPathFactory) -> charlstm.Run:
+    """A model of bytes, which writes parts of characters, and whatever a regular expression makes it write."""
+    folder = tmp_path_factory.mktemp("bytes")
+    (folder / "text.txt").write_text("é😀ü" * 600, encoding="utf-8")
+    config = charlstm.Config(
+        charlstm.ModelConfig(hidden_size=8, num_layers=1),
+        charlstm.DataConfig(tokenizer="bytes", batch_size=4, seq_len=16),
+        charlstm.TrainingConfig(max_steps=3),
+    )
+    return charlstm.train(folder / "text.txt", config, out=folder / "run", backend="numpy", quiet=True)
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"

@@ -110,7 +110,7 @@ class Device(ModuleType):
             room = [ctypes.create_string_buffer(value.tobytes(), 8) for value in values]
             pointers = (ctypes.c_void_p * len(room))(*(ctypes.addressof(each) for each in room))
             self.launched.add(kernel)
-            status = library.launch(kernel.encode(), grid[0], block[0], 1, ctypes.c_size_t(0), pointers)
+            status = library.launch(kernel.encode(), grid[0], block[0], pointers)
             assert status == 0, (kernel, status)
 
         return launch

@@ -135,6 +135,9 @@ def test_devices_and_drivers_that_will_not_do(monkeypatch: pytest.MonkeyPatch) -
     assert "no NVIDIA driver" in str(reason)
     reason = cupy_with(monkeypatch, getDeviceCount=lambda: 1, arange=out_of_memory)
     assert "no memory left" in str(reason)
+    monkeypatch.setattr(cupy_device, "load_library", fails("libcublas.so.12: no such file"))
+    assert "cuBLAS cannot be loaded: libcublas" in str(cupy_with(monkeypatch, getDeviceCount=lambda: 1))
+    monkeypatch.setattr(cupy_device, "load_library", lambda: None)
     assert cupy_with(monkeypatch, getDeviceCount=lambda: 1) is None
     wrong = cupy_with(monkeypatch, getDeviceCount=lambda: 1, arange=lambda *_, **__: np.zeros(4))
     assert "computes wrongly" in str(wrong)

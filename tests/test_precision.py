@@ -22,6 +22,7 @@ from conftest import TINY, charlstm_command, make_ops
 import charlstm
 from charlstm.backends import LayerInput, Ops, StepWeights, fused_ops, get_ops, numba_ops, packing, precision
 from charlstm.backends.packing import Packer
+from charlstm.training import reopen
 
 SIZES = [(1, 1), (3, 7), (8, 16), (25, 33), (50, 100)]  # rows of the batch and units
 known = pytest.mark.skipif(REGISTERS is None, reason="this machine's vector registers are not known")
@@ -246,12 +247,13 @@ def test_gradients_are_near_those_of_float64() -> None:
     x, y = np.random.default_rng(0).integers(0, 30, (2, 40, 12))
     exact = charlstm.LanguageModel(30, **sizes, backend="numpy", dtype="float64")
     _, wanted, _ = exact.loss_and_gradients(x, y, exact.zero_state(12))
-    for asked, allowed in (("highest", 1e-5), ("medium", 2e-2)):
+    for asked, least, allowed in (("highest", 0, 1e-5), ("medium", 1e-4, 2e-2)):
         model = charlstm.LanguageModel(30, **sizes, backend="numba", matmul_precision=asked)
         _, gradients, _ = model.loss_and_gradients(x, y, model.zero_state(12))
         for name in wanted:
             error = np.linalg.norm(gradients[name] - wanted[name])
-            assert error < allowed * np.linalg.norm(wanted[name]), (asked, name)
+            size = np.linalg.norm(wanted[name])
+            assert least * size <= error < allowed * size, (asked, name)
 
 
 @paired
@@ -269,6 +271,7 @@ def test_training_and_generation_at_medium(text: Path, tmp_path: Path) -> None:
     options = ("--data", text, *TINY[:-1], "numba", "--matmul-precision", "medium", "--max-steps", 5)
     assert charlstm_command("train", *options, "--out", out).returncode == 0
     assert json.loads((out / "env.json").read_text())["matmul_precision"] == "medium"
+    assert reopen(out, charlstm.TrainingConfig(max_steps=8)).model.ops.matmul_precision == "medium"
     done = charlstm_command("train", "--resume", out, "--max-steps", 8)
     assert done.returncode == 0, done.stderr
     texts = [

@@ -19,19 +19,6 @@ from charlstm.serve.protocol import Completion
 
 
 @pytest.fixture(scope="module")
-def bytes_run(tmp_path_factory: pytest.TempPathFactory) -> charlstm.Run:
-    """A model of bytes, which draws parts of characters."""
-    folder = tmp_path_factory.mktemp("bytes")
-    (folder / "text.txt").write_text("é😀ü" * 600, encoding="utf-8")
-    config = charlstm.Config(
-        charlstm.ModelConfig(hidden_size=8, num_layers=1),
-        charlstm.DataConfig(tokenizer="bytes", batch_size=4, seq_len=16),
-        charlstm.TrainingConfig(max_steps=3),
-    )
-    return charlstm.train(folder / "text.txt", config, out=folder / "run", backend="numpy", quiet=True)
-
-
-@pytest.fixture(scope="module")
 def address(small_run: charlstm.Run, bytes_run: charlstm.Run) -> Iterator[str]:
     with serving({"small": small_run, "bytes": bytes_run}, LIMITS) as address:
         yield address

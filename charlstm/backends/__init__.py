@@ -90,10 +90,10 @@ def describe_backends() -> list[dict[str, Any]]:
         reason = unavailable(name)
         row: dict[str, Any] = {"backend": name, "available": reason is None, "reason": reason}
         if reason is None:
-            ops = get_ops(name)
+            ops = get_ops(name, matmul_precision="auto")
             blas = None if name == "cupy" else blas_info()
             row |= {"device": ops.device(), "threads": ops.threads(), "blas": blas}
-            row["matmul_precision"] = get_ops(name, matmul_precision="auto").matmul_precision
+            row["matmul_precision"] = ops.matmul_precision
             row["bfloat16"] = bfloat16_engine() if name == "numba" else None
         described.append(row)
     return described

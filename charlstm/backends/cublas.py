@@ -1,18 +1,15 @@
 """Products of matrices on cuBLAS, called directly.
 
-CuPy's own matmul refuses to be captured in a CUDA graph ("calling cuBLAS API during stream capture is
-currently unsupported", cupy issue 6290), has no bfloat16 products of float32 matrices, and no sums in place.
+CuPy's own matmul has no bfloat16 products of float32 matrices, and no sums in place.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 from typing import Any
 
 from .sampling import Array
 
-WORKSPACE = 32 << 20  # bytes; what cuBLAS recommends for the H100
 REAL_TYPES = {"float32": 0, "float64": 1}  # CUDA_R_32F, CUDA_R_64F
 SCALARS = {"float32": ctypes.c_float, "float64": ctypes.c_double}
 # cublasComputeType_t of float32 products: 32F, 32F_FAST_TF32, 32F_FAST_16BF
@@ -29,8 +26,6 @@ class Cublas:
         handle = ctypes.c_void_p()
         self._check(self._library.cublasCreate_v2(ctypes.byref(handle)), "cublasCreate")
         self._handle = handle
-        self._workspace = xp.empty((WORKSPACE,), dtype=xp.uint8)
-        self._stream: int | None = None
 
     def gemm(self, a: Array, b: Array, out: Array, precision: str, accumulate: bool) -> None:
         """out (M, N) = a (M, K) b (K, N), or += with `accumulate`; all of one dtype, `out` C-contiguous.
@@ -44,7 +39,8 @@ class Cublas:
             if not accumulate:
                 out[...] = 0
             return
-        self._follow_stream()
+        stream = ctypes.c_void_p(self._xp.cuda.get_current_stream().ptr)
+        self._check(self._library.cublasSetStream_v2(self._handle, stream), "cublasSetStream")
         # cuBLAS counts by columns: it computes the transposes, out^T = b^T a^T
         (b, of_b, step_b), (a, of_a, step_a) = (self._operand(x) for x in (b, a))
         compute = COMPUTE_FLOAT64 if name == "float64" else COMPUTE_TYPES[precision]
@@ -65,18 +61,6 @@ class Cublas:
         if (down == 1 or rows == 1) and (along >= rows or columns == 1):
             return x, 1, max(along if columns > 1 else rows, 1)
         return self._xp.ascontiguousarray(x), 0, columns
-
-    def _follow_stream(self) -> None:
-        """Run on CuPy's current stream; cuBLAS forgets its workspace when it changes streams."""
-        stream = self._xp.cuda.get_current_stream().ptr
-        if stream == self._stream:
-            return
-        handle = self._handle
-        self._check(self._library.cublasSetStream_v2(handle, ctypes.c_void_p(stream)), "cublasSetStream")
-        size = ctypes.c_size_t(math.prod(self._workspace.shape))
-        status = self._library.cublasSetWorkspace_v2(handle, _pointer(self._workspace), size)
-        self._check(status, "cublasSetWorkspace")
-        self._stream = stream
 
     @staticmethod
     def _check(status: int, what: str) -> None:

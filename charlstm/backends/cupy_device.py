@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from .cublas import load_library
+
 
 @cache
 def cupy_unavailable() -> str | None:
@@ -15,7 +17,7 @@ def cupy_unavailable() -> str | None:
         if getattr(error, "name", None) == "cupy":
             return 'CuPy is not installed (pip install "charlstm[cuda12]" or "charlstm[cuda13]")'
         return f"CuPy cannot be imported: {_first_words(error)}"
-    return _no_device(cupy) or _no_kernel(cupy)
+    return _no_device(cupy) or _no_kernel(cupy) or _no_cublas()
 
 
 def _no_device(cupy: Any) -> str | None:
@@ -46,6 +48,16 @@ def _no_kernel(cupy: Any) -> str | None:
     except Exception as error:  # whatever is missing: headers, NVRTC
         return f"CuPy finds a GPU but cannot run a kernel: {_first_words(error)}"
     return None if total == 6 else "CuPy finds a GPU, but it computes wrongly"
+
+
+def _no_cublas() -> str | None:
+    try:
+        load_library()
+    except Exception as error:  # of the loader, or of the system's
+        return (
+            f"cuBLAS cannot be loaded: {_first_words(error)} (charlstm[cuda12] and charlstm[cuda13] bring it)"
+        )
+    return None
 
 
 def _version(number: int) -> str:

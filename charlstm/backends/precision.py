@@ -58,4 +58,6 @@ def bfloat16_engine() -> str:
     if reason is not None:
         return f"none: {reason}"
     missing = import_module("..kernels.features", __package__).NO_TILES
+    if missing is None and not import_module(".packing", __package__).tiles_are_right():
+        missing = "matrix registers (AMX) compute wrongly here"
     return "vector registers (AVX512-BF16)" + (f"; {missing}" if missing else " and matrix registers (AMX)")

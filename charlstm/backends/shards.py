@@ -23,9 +23,7 @@ from threadpoolctl import ThreadpoolController
 from ..kernels.waiting import reaches
 from .threads import usable_cores
 
-SMALLEST_LOOP = (
-    1 << 16
-)  # elements: less is not worth a second thread, which costs 0.02 ms, or 0.1 if it sleeps
+SMALLEST_LOOP = 1 << 16  # elements: less is not worth a second thread, which costs 0.02 ms and more
 WATCHED = 20000  # looks for the next call before a thread sleeps: half a millisecond on Zen 4
 
 # The limit on BLAS holds for the whole process: models in several threads of a program take turns,

@@ -26,7 +26,7 @@ Precision = Annotated[
     Parameter(
         name="--matmul-precision",
         help="How exactly float32 matrix products are made: highest, float32 throughout; medium, operands rounded to "
-        "bfloat16, up to twice as fast where the processor has such products; high, nearly as exact as highest; "
+        "bfloat16, faster where the processor has such products; high, nearly as exact as highest; "
         "auto, medium where it is faster.",
     ),
 ]

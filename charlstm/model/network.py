@@ -410,12 +410,6 @@ class SequenceClassifier(CIFGModel):
     ) -> None:
         config = ModelConfig(hidden_size, num_layers, None, dropout, dtype, **options)
         super().__init__(
-            num_classes,
-            config,
-            input_size=input_size,
-            emit=emit,
-            backend=backend,
-            seed=seed,
-            threads=threads,
+            num_classes, config, input_size=input_size, emit=emit, backend=backend, seed=seed, threads=threads,
             matmul_precision=matmul_precision,
-        )
+        )  # fmt: skip

@@ -37,15 +37,9 @@ class SequenceRegressor(CIFGModel):
     ) -> None:
         config = ModelConfig(hidden_size, num_layers, None, dropout, dtype, **options)
         super().__init__(
-            output_size,
-            config,
-            input_size=input_size,
-            emit=emit,
-            backend=backend,
-            seed=seed,
-            threads=threads,
+            output_size, config, input_size=input_size, emit=emit, backend=backend, seed=seed, threads=threads,
             matmul_precision=matmul_precision,
-        )
+        )  # fmt: skip
 
     def posterior(
         self, x: Any, state: State | None = None, lengths: Any | None = None
