@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         CharLSTMError,
         CheckpointError,
         DataError,
+        DeviceError,
         DivergedError,
         UsageError,
     )
@@ -60,7 +61,7 @@ _WHERE = {
         "PretokenizedTokenizer", "Tokenizer", "WordTokenizer", "load_tokenizer", "make_tokenizer",
     ),
     "errors": (
-        "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DivergedError", "UsageError",
+        "BackendError", "CharLSTMError", "CheckpointError", "DataError", "DeviceError", "DivergedError", "UsageError",
     ),
     "estimator": ("CIFGClassifier", "CIFGRegressor"),
     "evaluation": ("DetailedEvaluation", "Evaluation", "EvaluationConfig"),
@@ -82,9 +83,9 @@ __version__ = "0.1.0"
 __all__ = [
     "ASCIITokenizer", "BPETokenizer", "BackendError", "ByteTokenizer", "CIFGClassifier", "CIFGModel",
     "CIFGRegressor", "CharLSTMError", "CharacterTokenizer", "CheckpointError", "Comparison", "Completion",
-    "Config", "Corpus", "DataConfig", "DataError", "DetailedEvaluation", "DivergedError", "Evaluation",
-    "EvaluationConfig", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer", "Run",
-    "SamplingConfig", "SequenceClassifier", "SequenceRegressor", "State", "Tokenizer", "TrainingConfig",
+    "Config", "Corpus", "DataConfig", "DataError", "DetailedEvaluation", "DeviceError", "DivergedError",
+    "Evaluation", "EvaluationConfig", "LanguageModel", "ModelConfig", "Ops", "Penalties", "PretokenizedTokenizer",
+    "Run", "SamplingConfig", "SequenceClassifier", "SequenceRegressor", "State", "Tokenizer", "TrainingConfig",
     "UsageError", "WordTokenizer", "__version__", "compare", "get_ops", "load", "load_model",
     "load_tokenizer", "make_tokenizer", "resume", "save_model", "train",
 ]  # fmt: skip

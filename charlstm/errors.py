@@ -34,5 +34,9 @@ class BackendError(CharLSTMError, RuntimeError):
     exit_code = 5
 
 
+class DeviceError(CharLSTMError, RuntimeError):
+    """A GPU, or a library on it, that has failed while it was used. Exit status 1."""
+
+
 class CheckpointError(CharLSTMError, ValueError):
     """A model directory that is incomplete, foreign or damaged. Exit status 1."""

@@ -101,13 +101,6 @@ def softmax_cross_entropy(logits, targets, weights, dlogits, scale, smoothing):
 
 
 @kernel
-def dropout_mask(bits, threshold, keep, mask):
-    """mask[k] = keep, or 0 where bits[k] lies below the threshold."""
-    for k in range(mask.shape[0]):
-        mask[k] = keep if bits[k] >= threshold else mask.dtype.type(0)
-
-
-@kernel
 def activation_gradients(dh, h, activation, temporal, start, stop):
     """dh_t += activation h_t + temporal (2 h_t - h_{t-1} - h_{t+1}) for the steps `start` to `stop`.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from emulated_cuda import emulated_ops
+from cuda_emulator import emulated_ops
 
 import charlstm
 from charlstm.backends import Ops, get_ops, unavailable
@@ -22,14 +21,25 @@ TINY = ["--hidden-size", "12", "--batch-size", "4", "--seq-len", "16", "--backen
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+# on the emulated GPU these take many seconds, and show little that smaller ones do not
+SLOW_WHEN_EMULATED = ("shared out over threads", "test_gradients[cupy-emulated-AWD", "worth a thread", "257")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cupy-emulated" in item.nodeid and any(part in item.nodeid for part in SLOW_WHEN_EMULATED):
+            item.add_marker("slow")
+
+
 def make_ops(name: str) -> Ops:
     """A backend by name, "array-api-strict" included; skips where it cannot run."""
     if name == "array-api-strict":
         return Ops(pytest.importorskip("array_api_strict"))
+    if name == "cupy-emulated":
+        return emulated_ops()
     if name == "numba-generic":
         return NumbaOps(threads=2)
-    if name == "cupy-emulated":
-        return emulated_ops(Path(tempfile.mkdtemp(prefix="charlstm-cuda-")))
     reason = unavailable(name)
     if reason:
         pytest.skip(reason)

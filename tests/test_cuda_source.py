@@ -1,188 +1,184 @@
-"""The CUDA kernels without a GPU: compiled by NVRTC, and run on an emulated device.
-
-All that the suite asks of a backend it asks of the emulated one as well (`cupy-emulated` of the fixture `ops`).
-"""
+"""The CUDA sources without a GPU: compiled by NVRTC, and run on the CPU (tests/cuda_emulator.py)."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import charlstm_command, make_ops
-from emulated_cuda import SIGNATURE, emulated_ops
+from conftest import make_ops
+from cuda_emulator import KERNEL, RawModule, rounded
 from numpy.testing import assert_allclose
 
-import charlstm
-from charlstm.backends import Ops, cupy_device
+from charlstm.backends import Ops
 from charlstm.backends.cublas import COMPUTE_TYPES
-from charlstm.backends.cuda_kernels import REALS, cuda_source
+from charlstm.backends.cuda_kernels import REALS, Kernels, cuda_source
 from charlstm.backends.precision import on_device
-from charlstm.data import coffee
-from charlstm.training import Reporter, StopSignals, prepare
-from charlstm.verification import CASES, agreement_error, results
+from charlstm.verification import CASES, agreement_error, check_backend, results
+
+ARCHITECTURES = ["sm_80", "sm_90", "sm_100", "sm_120"]
 
 
-@pytest.fixture(scope="module", params=["forwards", "backwards"])
-def device(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ops:
-    return emulated_ops(tmp_path_factory.mktemp("cuda"), request.param == "backwards")
+@pytest.fixture(params=[False, True], ids=["threads in order", "threads in reverse"])
+def device(request: pytest.FixtureRequest) -> Iterator[Ops]:
+    """The emulated device; a barrier that is missing shows in one of the two orders."""
+    ops = make_ops("cupy-emulated")
+    RawModule.backwards = request.param
+    yield ops
+    RawModule.backwards = False
+
+
+@pytest.mark.parametrize("V", [1, 5, 70, 1100])
+def test_segment_sum_of_many_chunks(device: Ops, dtype: str, V: int, rng: np.random.Generator) -> None:
+    """More ids than a chunk, symbols of more places than a piece and of none, ids that do not exist."""
+    N, D = 2500, 3
+    ids = np.minimum(rng.integers(0, V, N), rng.integers(0, V, N))
+    ids[7], ids[2000] = -1, V
+    rows, d = rng.standard_normal((N, D)).astype(dtype), rng.standard_normal((V, D)).astype(dtype)
+    expected, known = d.astype(np.float64), (ids >= 0) & (ids < V)
+    np.add.at(expected, ids[known], rows[known])
+    there = device.asarray(d)
+    device.scatter_add_rows(there, device.asarray(ids), device.asarray(rows))
+    assert_allclose(device.to_numpy(there), expected, rtol=0, atol=2e-4 if dtype == "float32" else 1e-11)
+
+
+def test_rows_that_do_not_exist_are_no_numbers(device: Ops) -> None:
+    table = np.arange(6.0).reshape(3, 2)
+    found = device.to_numpy(
+        device.gather_rows(device.asarray(table), device.asarray(np.array([2, 3, -1, 0])))
+    )
+    assert np.array_equal(found[[0, 3]], table[[2, 0]])
+    assert np.isnan(found[1:3]).all()
+    loss, _ = device.softmax_cross_entropy(device.asarray(table), device.asarray(np.array([0, 1, 2])))
+    assert np.isnan(loss)
+
+
+@pytest.mark.parametrize("V", [1, 31, 33, 100])
+def test_cross_entropy_of_any_width(device: Ops, dtype: str, V: int, rng: np.random.Generator) -> None:
+    reference = make_ops("numpy")
+    logits, targets = rng.standard_normal((9, V)).astype(dtype), rng.integers(0, V, 9)
+    weights = rng.uniform(0, 2, 9).astype(dtype)
+    for given in (None, weights):
+        ours, ours_gradient = device.softmax_cross_entropy(
+            device.asarray(logits),
+            device.asarray(targets),
+            0.1,
+            None if given is None else device.asarray(given),
+        )
+        loss, gradient = reference.softmax_cross_entropy(logits, targets, 0.1, given)
+        assert ours == pytest.approx(loss, rel=1e-5, abs=1e-6)
+        assert_allclose(device.to_numpy(ours_gradient), gradient, rtol=0, atol=1e-6)
+
+
+def test_precision_of_products(dtype: str, rng: np.random.Generator) -> None:
+    """Sums stay float32, and float64 is never rounded."""
+    a, b = (rng.standard_normal(shape).astype(dtype) for shape in ((20, 30), (30, 10)))
+    ops = make_ops("cupy-emulated")
+    assert ops.matmul_precision == "highest"
+    for precision, bits in (("highest", 24), ("high", 11), ("medium", 8)):
+        ops.matmul_precision = precision
+        expected = rounded(a, bits) @ rounded(b, bits) if dtype == "float32" else a @ b
+        for factors in (
+            (a, b),
+            (np.asfortranarray(a), np.asfortranarray(b)),
+            (a[:, ::1], np.repeat(b, 2, 0)[::2]),
+        ):
+            found = ops.to_numpy(ops.matmul(*(ops.asarray(x) for x in factors)))
+            assert_allclose(found, expected, rtol=0, atol=1e-5 if dtype == "float32" else 1e-13)
+
+
+def test_parts_of_matrices(rng: np.random.Generator) -> None:
+    """Rows, columns and transposes that lie in larger matrices are not copied; what is turned around is."""
+    ops = make_ops("cupy-emulated")
+    wide = rng.standard_normal((12, 12))
+    there = ops.asarray(wide)
+    parts = (
+        np.s_[2:5, 1:7],
+        np.s_[2:3, 1:7],
+        np.s_[:6, 3:4],
+        np.s_[::-1, :6],
+        np.s_[::2, ::2],
+        np.s_[3:4, 3:4],
+    )
+    for part in parts:
+        for a, b in ((wide[part], there[part]), (wide[part].T, there[part].T)):
+            assert_allclose(ops.to_numpy(ops.matmul(b, b.T)), a @ a.T, rtol=0, atol=1e-13)
+            out = ops.asarray(np.ones((2 * len(a), len(a))))[::2]
+            assert ops._product(b, b.T, out, accumulate=True) is out
+            assert_allclose(ops.to_numpy(out), 1 + a @ a.T, rtol=0, atol=1e-13)
 
 
 def test_the_order_of_threads_does_not_matter(device: Ops) -> None:
     """A barrier that is missing, or a sum whose order is not fixed, would show."""
     case = next(case for case in CASES if case.name == "AWD-LSTM")
-    reference = make_ops("numpy")
+    expected = results(case, make_ops("numpy"), "float64")
     for dtype, allowed in (("float64", 1e-12), ("float32", 1e-4)):
         found = results(case, device, dtype)
-        assert agreement_error(found, results(case, reference, "float64")) < allowed
-    again = results(case, device, "float32")
-    assert all(np.array_equal(found[name], again[name]) for name in found)
-
-
-def test_every_kernel_is_launched(device: Ops, rng: np.random.Generator, tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
-    text.write_text(coffee.text(400))
-    for name in ("adam", "sgd", "adagrad", "rmsprop"):
-        config = charlstm.Config(
-            charlstm.ModelConfig(hidden_size=6, num_layers=1, dropout=0.0),
-            charlstm.DataConfig(batch_size=2, seq_len=5),
-            charlstm.TrainingConfig(optimizer=name, max_steps=2, averaging="ema", learning_rate=0.01),
-        )
-        trainer = prepare(text, config, tmp_path / name, device, None, Reporter())
-        with StopSignals(trainer.reporter) as stop:
-            trainer.train(stop)
-    logits, targets, weights = rng.standard_normal((3, 5)), np.array([4, 0, 2]), np.array([1.0, 0.0, 2.0])
-    exact = make_ops("numpy")
-    assert_allclose(device.softmax(logits), exact.softmax(logits))
-    for ours, expected in zip(
-        device.softmax_cross_entropy(logits, targets, 0.1, weights),
-        exact.softmax_cross_entropy(logits, targets, 0.1, weights),
-        strict=True,
-    ):
-        assert_allclose(ours, expected)
-    assert device.xp.launched == {name for name, _ in SIGNATURE.findall(cuda_source())}
-
-
-@pytest.mark.parametrize(
-    ("V", "N", "D"), [(1, 1, 1), (5, 40, 7), (3, 3000, 2), (70, 5000, 3), (2000, 900, 2)]
-)
-def test_segment_sums(device: Ops, V: int, N: int, D: int, rng: np.random.Generator) -> None:
-    """Segments of one place, of none, and of many chunks and pieces; the same to the bit each time."""
-    ids = np.minimum(rng.geometric(0.2, N) - 1, V - 1) if V > 5 else rng.integers(0, max(1, V - 1), N)
-    rows, d = rng.standard_normal((N, D)).astype(np.float32), rng.standard_normal((V, D)).astype(np.float32)
-    expected = d.astype(np.float64)
-    np.add.at(expected, ids, rows)
-    sums = []
-    for _ in range(2):
-        total = d.copy()
-        device.scatter_add_rows(total, ids, rows)
-        sums.append(total)
-    assert_allclose(sums[0], expected, rtol=0, atol=1e-4)
-    assert np.array_equal(*sums)
-
-
-def test_what_lies_outside_is_no_number(device: Ops) -> None:
-    """Ids are not checked on the device: what is outside of a table shows in the result, and breaks nothing."""
-    table = np.ones((3, 2))
-    found = device.gather_rows(table, np.array([0, 3, -1, 2]))
-    assert np.isnan(found[1:3]).all()
-    assert (found[[0, 3]] == 1).all()
-    loss, _ = device.softmax_cross_entropy(np.zeros((2, 4)), np.array([1, 9]))
-    assert np.isnan(loss)
+        assert agreement_error(found, expected) < allowed
+        again = results(case, device, dtype)
+        assert all(np.array_equal(found[name], again[name]) for name in found)
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium", "auto"])
-def test_precisions_are_cublas_own(precision: str) -> None:
+def test_precisions_are_those_of_cublas(precision: str) -> None:
     assert on_device(precision) in COMPUTE_TYPES  # type: ignore[arg-type]
 
 
-# ---- where there is no GPU, or not a good one ------------------------------------------------------
+@pytest.mark.slow
+def test_every_check_of_the_command_line() -> None:
+    figures = check_backend(make_ops("cupy-emulated"))
+    assert len(figures) > 20
+    assert all(figure.passed for figure in figures), [figure for figure in figures if not figure.passed]
 
 
-class CUDARuntimeError(RuntimeError):
-    pass
+def test_the_device_and_its_source_are_taken_at_their_word() -> None:
+    """The emulator refuses what a GPU would not notice, or not say."""
+    ops = make_ops("cupy-emulated")
+    array = ops.asarray(np.ones((4, 4)))
+    with pytest.raises(TypeError, match="Unsupported"):
+        array + np.ones((4, 4))
+    with pytest.raises(TypeError, match="Implicit"):
+        np.asarray(array)
+    kernels = Kernels(ops.xp, "float64")
+    size = np.int64(16)
+    with pytest.raises(AssertionError, match="move_towards"):
+        kernels.launch("move_towards", 1, array, array.T, size, np.float64(1))
+    with pytest.raises(AssertionError, match="move_towards"):
+        kernels.launch("move_towards", 1, array, array, np.int32(16), np.float64(1))
 
 
-def cupy_with(monkeypatch: pytest.MonkeyPatch, **runtime: Any) -> str | None:
-    """Why CuPy cannot compute, with a runtime of these functions."""
-    module = ModuleType("cupy")
-    module.cuda = SimpleNamespace(runtime=SimpleNamespace(CUDARuntimeError=CUDARuntimeError, **runtime))  # type: ignore[attr-defined]
-    module.float32 = np.float32  # type: ignore[attr-defined]
-    module.arange = runtime.pop("arange", np.arange)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    return cupy_device.cupy_unavailable.__wrapped__()
-
-
-def test_devices_and_drivers_that_will_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(text: str) -> Any:
-        def call(*_: Any, **__: Any) -> Any:
-            raise CUDARuntimeError(text)
-
-        return call
-
-    def out_of_memory(*_: Any, **__: Any) -> Any:
-        raise MemoryError
-
-    assert cupy_with(monkeypatch, getDeviceCount=lambda: 0) == "no CUDA device"
-    versions = {"driverGetVersion": lambda: 11080, "runtimeGetVersion": lambda: 12090}
-    reason = cupy_with(monkeypatch, getDeviceCount=fails("cudaErrorInsufficientDriver"), **versions)
-    assert "driver is too old: it knows CUDA 11.8, and this CuPy is built for 12.9" in str(reason)
-    versions = {"driverGetVersion": lambda: 0, "runtimeGetVersion": lambda: 12090}
-    reason = cupy_with(monkeypatch, getDeviceCount=fails("cudaErrorNoDevice"), **versions)
-    assert "no NVIDIA driver" in str(reason)
-    reason = cupy_with(monkeypatch, getDeviceCount=lambda: 1, arange=out_of_memory)
-    assert "no memory left" in str(reason)
-    monkeypatch.setattr(cupy_device, "load_library", fails("libcublas.so.12: no such file"))
-    assert "cuBLAS cannot be loaded: libcublas" in str(cupy_with(monkeypatch, getDeviceCount=lambda: 1))
-    monkeypatch.setattr(cupy_device, "load_library", lambda: None)
-    assert cupy_with(monkeypatch, getDeviceCount=lambda: 1) is None
-    wrong = cupy_with(monkeypatch, getDeviceCount=lambda: 1, arange=lambda *_, **__: np.zeros(4))
-    assert "computes wrongly" in str(wrong)
-
-
-def test_without_a_gpu_the_command_says_so() -> None:
-    if cupy_device.cupy_unavailable() is None:
-        pytest.skip("there is a GPU")
-    done = charlstm_command("train", "--backend", "cupy", "--max-steps", 1)
-    assert done.returncode == 5
-    assert "the cupy backend cannot run here" in done.stderr
-
-
-# ---- NVRTC -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100", "sm_120"])
-def test_nvrtc_compiles_the_source(architecture: str, dtype: str) -> None:
+def nvrtc_version() -> tuple[int, int]:
+    """Skips where NVRTC cannot be loaded."""
     pytest.importorskip("cupy", reason="CuPy, and with it nvrtc, is not installed")
     from cupy_backends.cuda.libs import nvrtc
 
     try:
-        version = nvrtc.getVersion()
+        return tuple(nvrtc.getVersion())  # type: ignore[return-value]
     except Exception as error:
         pytest.skip(f"nvrtc cannot be loaded: {error}")
+
+
+def compile_for(architecture: str, source: str, **macros: object) -> tuple[bytes, str]:
+    """The code for an architecture, and what the compiler said; skips where this NVRTC does not know it."""
+    version = nvrtc_version()
+    from cupy_backends.cuda.libs import nvrtc
+
     if architecture in ("sm_100", "sm_120") and version < (12, 8):
         pytest.skip(f"nvrtc {version} does not know {architecture}")
-    options = f"-DREAL={REALS[dtype]}", "--std=c++17", f"--gpu-architecture={architecture}"
-    program = nvrtc.createProgram(cuda_source(), "charlstm.cu", (), ())
+    program = nvrtc.createProgram(source, "charlstm.cu", (), ())
+    options = ["--std=c++17", f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
     try:
-        nvrtc.compileProgram(program, options)
-        binary = nvrtc.getCUBIN(program)
+        nvrtc.compileProgram(program, (*options, *(f"-D{name}={value}" for name, value in macros.items())))
+        return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program)
+    except nvrtc.NVRTCError as error:
+        raise AssertionError(nvrtc.getProgramLog(program)) from error
     finally:
         nvrtc.destroyProgram(program)
-    assert all(name.encode() in binary for name, _ in SIGNATURE.findall(cuda_source()))
 
 
-@pytest.mark.gpu
-def test_products_on_the_device() -> None:
-    """Every precision, views that transpose, sums onto what is there: cuBLAS as it is called."""
-    make_ops("cupy")
-    rng = np.random.default_rng(0)
-    for precision, allowed in (("highest", 1e-5), ("high", 2e-2), ("medium", 1e-1)):
-        ops = charlstm.get_ops("cupy", matmul_precision=precision)  # type: ignore[arg-type]
-        a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((65, 130), (130, 70)))
-        for left in (ops.asarray(a), ops.asarray(np.ascontiguousarray(a.T)).T):
-            for right in (ops.asarray(b), ops.asarray(np.ascontiguousarray(b.T)).T):
-                assert_allclose(ops.to_numpy(ops.matmul(left, right)), a @ b, rtol=0, atol=10 * allowed)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc_compiles_the_source(architecture: str, dtype: str) -> None:
+    code, log = compile_for(architecture, cuda_source(), REAL=REALS[dtype])
+    assert all(name.encode() in code for name, _ in KERNEL.findall(cuda_source()))
+    assert "warning" not in log
+    assert "error" not in log

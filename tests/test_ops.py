@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from charlstm.backends import BACKENDS, CIFGTape, Ops
+from charlstm.backends import BACKENDS, CIFGTape, Ops, mask_key
 from charlstm.backends.fused_ops import FusedOps
 from charlstm.verification import directional_error
 
@@ -295,13 +295,31 @@ def test_global_norm(ops: Ops, dtype: str, rng: np.random.Generator) -> None:
 
 
 def test_dropout_masks_keep_the_mean_and_repeat(ops: Ops, dtype: str) -> None:
-    mask = ops.to_numpy(ops.dropout_mask((50, 40, 30), 0.3, dtype, (1, 2)))
+    shape = (50, 40, 30)
+
+    def drawn(seed: int, layer: int, kind: int) -> np.ndarray:
+        return ops.to_numpy(ops.dropout_mask(shape, 0.3, dtype, mask_key((1, seed)), (layer, kind)))
+
+    mask = drawn(2, 3, 4)
     assert mask.dtype == dtype
     assert np.mean(mask == 0) == pytest.approx(0.3, abs=0.01)
     assert mask.mean() == pytest.approx(1, abs=0.02)
     assert np.unique(mask[mask > 0]) == pytest.approx(1 / 0.7, rel=1e-4)
-    assert np.array_equal(mask, ops.to_numpy(ops.dropout_mask((50, 40, 30), 0.3, dtype, (1, 2))))
-    assert not np.array_equal(mask, ops.to_numpy(ops.dropout_mask((50, 40, 30), 0.3, dtype, (1, 3))))
+    assert np.array_equal(mask, drawn(2, 3, 4))
+    for other in ((3, 3, 4), (2, 4, 4), (2, 3, 3), (2, 4, 3)):
+        assert not np.array_equal(mask, drawn(*other))
+    again = ops.dropout_mask(shape, 0.3, dtype, mask_key((1, 2)), (3, 4))
+    assert np.array_equal(ops.to_numpy(ops.multiply(ops.asarray(2 * np.ones(shape, dtype)), again)), 2 * mask)
+
+
+def test_every_backend_drops_what_numpy_draws(ops: Ops, dtype: str) -> None:
+    """Sizes that end within a counter's words, and some that threads share."""
+    key = mask_key((5, 9))
+    for size, place in ((1, (0, 0)), (16, (1, 0)), (17, (0, 2)), (5000, (7, 4)), (140_001, (1, 3))):
+        words = np.random.Philox(key=key, counter=(0, 0, *place)).random_raw(-(-size // 4))
+        kept = words.astype("<u8").view("<u2")[:size] >= 1 << 14
+        mask = ops.to_numpy(ops.dropout_mask((size,), 0.25, dtype, key, place))
+        assert np.array_equal(mask, np.where(kept, np.asarray(4 / 3, dtype), 0))
 
 
 @pytest.mark.parametrize("name", BACKENDS)

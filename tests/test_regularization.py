@@ -15,7 +15,7 @@ from test_ops import TOLERANCE
 
 import charlstm
 from charlstm import Config, LanguageModel, ModelConfig, Penalties, SequenceClassifier, checkpoint
-from charlstm.backends import Ops
+from charlstm.backends import Ops, mask_key
 from charlstm.data import CharacterTokenizer
 from charlstm.generation import generate
 from charlstm.model.regularization import Masks, draw_masks
@@ -37,7 +37,7 @@ def lm(ops: Ops, embedding: int | None = E, **options: Any) -> LanguageModel:
 
 def masks_of(model: LanguageModel, seed: tuple[int, ...] = SEED) -> Masks:
     E = model.config.embedding_size or 0
-    return draw_masks(model.ops, model.config, T, B, T, V, E, seed)
+    return draw_masks(model.ops, model.config, T, B, T, V, E, model.ops.asarray(mask_key(seed)))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_masks(variational: bool) -> None:
     """Right shapes, shares and scale; none is like another, or like itself in the next step."""
     ops = make_ops("numpy")
     config = ModelConfig(40, 3, 30, dtype="float64", variational=variational, **RATES)  # type: ignore[arg-type]
-    masks = draw_masks(ops, config, 25, 50, 25, 2000, 30, (0, 7))
+    masks = draw_masks(ops, config, 25, 50, 25, 2000, 30, mask_key((0, 7)))
     steps = 1 if variational else 25
     assert masks.embedding is not None
     assert masks.embedding.shape == (2000, 1)
@@ -66,7 +66,7 @@ def test_masks(variational: bool) -> None:
     for mask, rate in zip(arrays(masks), rates, strict=True):
         assert np.mean(mask == 0) == pytest.approx(rate, abs=0.03)
         assert np.unique(mask[mask > 0]) == pytest.approx(1 / (1 - rate), rel=1e-4)
-    later = arrays(draw_masks(ops, config, 25, 50, 25, 2000, 30, (0, 8)))
+    later = arrays(draw_masks(ops, config, 25, 50, 25, 2000, 30, mask_key((0, 8))))
     for mask, again in zip(arrays(masks), later, strict=True):
         assert not np.array_equal(mask, again)
     assert not np.array_equal(*masks.between)
@@ -76,10 +76,12 @@ def test_masks(variational: bool) -> None:
     for k, one in enumerate(kept):
         for other in kept[:k]:
             assert abs(np.corrcoef(one, other)[0, 1]) < 0.12
-    last_only = draw_masks(ops, config, 25, 50, 1, 2000, 30, (0, 7))
+    last_only = draw_masks(ops, config, 25, 50, 1, 2000, 30, mask_key((0, 7)))
     assert last_only.output is not None
     assert last_only.output.shape == (1, 50, 40)
-    nothing = draw_masks(ops, replace(config, **dict.fromkeys(RATES, 0.0)), 25, 50, 25, 2000, 30, (0, 7))
+    nothing = draw_masks(
+        ops, replace(config, **dict.fromkeys(RATES, 0.0)), 25, 50, 25, 2000, 30, mask_key((0, 7))
+    )
     assert nothing == Masks()._replace(between=[], weights=[])
 
 
@@ -129,7 +131,7 @@ def test_dropped_weights_are_those_of_another_model(
     masks = masks_of(dropped)
     factors = masks.weights if option == "weight_drop" else [masks.embedding]
     for name, mask in zip(names, factors, strict=True):
-        plain.parameters[name][...] = plain.parameters[name] * mask
+        plain.parameters[name][...] = ops.multiply(plain.parameters[name], mask)
     loss, gradients = losses_and_gradients(dropped, tokens)
     expected, reference = losses_and_gradients(plain, tokens)
     assert loss == pytest.approx(expected, rel=1e-12)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import BackendError, UsageError
 from .checks import check_dtype
+from .dropout import mask_key
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .ops import Ops
 from .optimizer import RULES, Update
@@ -28,7 +29,7 @@ from .sampling import (
 __all__ = [
     "BACKENDS", "PLAIN", "RULES", "SAMPLERS", "Array", "CIFGTape", "Drawn", "Draws", "LayerGradients",
     "LayerInput", "MatmulPrecision", "Ops", "Sampler", "Scores", "StepWeights", "Update", "check_dtype",
-    "describe_backends", "draw", "get_ops", "no_constraint", "plain_draws", "unavailable",
+    "describe_backends", "draw", "get_ops", "mask_key", "no_constraint", "plain_draws", "unavailable",
 ]  # fmt: skip
 
 BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}

@@ -1,15 +1,20 @@
 """Products of matrices on cuBLAS, called directly.
 
-CuPy's own matmul has no bfloat16 products of float32 matrices, and no sums in place.
+CuPy's own matmul refuses to be captured in a CUDA graph ("calling cuBLAS API during stream capture is
+currently unsupported", cupy issue 6290), has no bfloat16 products of float32 matrices, and no sums in place.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
+import weakref
 from typing import Any
 
+from ..errors import DeviceError
 from .sampling import Array
 
+WORKSPACE = 32 << 20  # bytes; what cuBLAS recommends for the H100
 REAL_TYPES = {"float32": 0, "float64": 1}  # CUDA_R_32F, CUDA_R_64F
 SCALARS = {"float32": ctypes.c_float, "float64": ctypes.c_double}
 # cublasComputeType_t of float32 products: 32F, 32F_FAST_TF32, 32F_FAST_16BF
@@ -26,6 +31,9 @@ class Cublas:
         handle = ctypes.c_void_p()
         self._check(self._library.cublasCreate_v2(ctypes.byref(handle)), "cublasCreate")
         self._handle = handle
+        weakref.finalize(self, self._library.cublasDestroy_v2, handle).atexit = False
+        self._workspace = xp.empty((WORKSPACE,), dtype=xp.uint8)
+        self._stream: int | None = None
 
     def gemm(self, a: Array, b: Array, out: Array, precision: str, accumulate: bool) -> None:
         """out (M, N) = a (M, K) b (K, N), or += with `accumulate`; all of one dtype, `out` C-contiguous.
@@ -39,8 +47,7 @@ class Cublas:
             if not accumulate:
                 out[...] = 0
             return
-        stream = ctypes.c_void_p(self._xp.cuda.get_current_stream().ptr)
-        self._check(self._library.cublasSetStream_v2(self._handle, stream), "cublasSetStream")
+        self._follow_stream()
         # cuBLAS counts by columns: it computes the transposes, out^T = b^T a^T
         (b, of_b, step_b), (a, of_a, step_a) = (self._operand(x) for x in (b, a))
         compute = COMPUTE_FLOAT64 if name == "float64" else COMPUTE_TYPES[precision]
@@ -62,16 +69,30 @@ class Cublas:
             return x, 1, max(along if columns > 1 else rows, 1)
         return self._xp.ascontiguousarray(x), 0, columns
 
+    def _follow_stream(self) -> None:
+        """Run on CuPy's current stream; cuBLAS forgets its workspace when it changes streams."""
+        stream = self._xp.cuda.get_current_stream().ptr
+        if stream == self._stream:
+            return
+        handle = self._handle
+        self._check(self._library.cublasSetStream_v2(handle, ctypes.c_void_p(stream)), "cublasSetStream")
+        size = ctypes.c_size_t(math.prod(self._workspace.shape))
+        status = self._library.cublasSetWorkspace_v2(handle, _pointer(self._workspace), size)
+        self._check(status, "cublasSetWorkspace")
+        self._stream = stream
+
     @staticmethod
     def _check(status: int, what: str) -> None:
         if status == 3:  # CUBLAS_STATUS_ALLOC_FAILED
-            raise MemoryError(f"{what}: out of device memory")
+            raise DeviceError(
+                f"{what}: out of GPU memory: try a smaller --hidden-size, --batch-size or --seq-len"
+            )
         if status:
-            raise RuntimeError(f"{what} failed with status {status}")
+            raise DeviceError(f"{what} failed with cuBLAS's status {status}")
 
 
 def load_library() -> ctypes.CDLL:
-    """cuBLAS as CuPy finds it: from pip's wheels, conda or a toolkit."""
+    """cuBLAS as CuPy finds it: from pip's wheels, conda or a toolkit. RuntimeError where it is not there."""
     from cuda.pathfinder import load_nvidia_dynamic_lib
 
     return ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)

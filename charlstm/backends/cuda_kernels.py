@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -11,45 +12,52 @@ import numpy as np
 from .sampling import Array
 
 BLOCK = 256  # threads in a block, of kernels that take one thread for each number
-SOURCES = ("gates", "rows", "head", "sums", "optimizers")  # compiled as one
+SOURCES = ("gates", "rows", "head", "sums", "optimizers", "dropout", "sampling")  # compiled as one
 REALS = {"float32": "float", "float64": "double"}
 NULL = np.uint64(0)  # a pointer to nothing, for arrays that a kernel can do without
 
 
 @cache
-def cuda_source() -> str:
-    """All CUDA sources of `charlstm.kernels`, what they share first."""
+def cuda_source(*names: str) -> str:
+    """The source of these files of `charlstm.kernels` (without .cu; none: `SOURCES`), after what all share."""
+    parts = ("prelude", *(names or SOURCES))
     folder = files("charlstm.kernels")
-    parts = ("prelude", *SOURCES)
     return "\n".join(folder.joinpath(f"{part}.cu").read_text(encoding="utf-8") for part in parts)
 
 
 class Kernels:
-    """The kernels for one dtype; CuPy keeps on disk what it has compiled."""
+    """The kernels of one dtype, or of one source and its macros; CuPy keeps what is compiled on disk."""
 
-    def __init__(self, xp: Any, dtype: str) -> None:
-        options = "--std=c++17", f"-DREAL={REALS[dtype]}"
-        self._module = xp.RawModule(code=cuda_source(), options=options)
+    def __init__(self, xp: Any, dtype: str, *names: str, **macros: int) -> None:
+        options = [f"-D{name}={value}" for name, value in ({"REAL": REALS[dtype]} | macros).items()]
+        self._module = xp.RawModule(code=cuda_source(*names), options=("--std=c++17", *options))
         self._functions: dict[str, Any] = {}
 
-    def launch(self, name: str, blocks: int, *arguments: Array | np.generic, threads: int = BLOCK) -> None:
-        """Launch a kernel on so many blocks of so many threads each."""
+    def launch(
+        self, name: str, blocks: int, *arguments: Array | np.generic, threads: int = BLOCK, shared: int = 0
+    ) -> None:
+        """Launch a kernel on so many blocks of so many threads each, with `shared` bytes of dynamic shared memory."""
+        if blocks:
+            self[name]((blocks,), (threads,), arguments, shared_mem=shared)
+
+    def __getitem__(self, name: str) -> Any:
         if name not in self._functions:
             self._functions[name] = self._module.get_function(name)
-        if blocks:
-            self._functions[name]((blocks,), (threads,), arguments)
+        return self._functions[name]
 
 
-class KernelTable(dict[str, Kernels]):
-    """Kernels by dtype, compiled when they are asked for first."""
+class KernelTable(dict[Any, Kernels]):
+    """Kernels by what they are compiled for, made when they are asked for first."""
 
     def __init__(self, xp: Any) -> None:
         super().__init__()
         self._xp = xp
 
-    def __missing__(self, dtype: str) -> Kernels:
-        self[dtype] = Kernels(self._xp, dtype)
-        return self[dtype]
+    def of(self, dtype: str, *names: str, macros: Mapping[str, int] | None = None) -> Kernels:
+        key = dtype, names, tuple((macros or {}).items())
+        if key not in self:
+            self[key] = Kernels(self._xp, dtype, *names, **(macros or {}))
+        return self[key]
 
 
 def blocks_for(size: int, threads: int = BLOCK) -> int:

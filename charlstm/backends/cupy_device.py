@@ -17,7 +17,7 @@ def cupy_unavailable() -> str | None:
         if getattr(error, "name", None) == "cupy":
             return 'CuPy is not installed (pip install "charlstm[cuda12]" or "charlstm[cuda13]")'
         return f"CuPy cannot be imported: {_first_words(error)}"
-    return _no_device(cupy) or _no_kernel(cupy) or _no_cublas()
+    return _no_device(cupy) or _no_computation(cupy)
 
 
 def _no_device(cupy: Any) -> str | None:
@@ -40,17 +40,15 @@ def _no_device(cupy: Any) -> str | None:
     return f"the CUDA device cannot be used: {text}"
 
 
-def _no_kernel(cupy: Any) -> str | None:
+def _no_computation(cupy: Any) -> str | None:
     try:
         total = float(cupy.arange(4, dtype=cupy.float32).sum())  # compiles and launches
     except MemoryError:
         return "the GPU has no memory left for anything: other programs hold it (nvidia-smi lists them)"
     except Exception as error:  # whatever is missing: headers, NVRTC
         return f"CuPy finds a GPU but cannot run a kernel: {_first_words(error)}"
-    return None if total == 6 else "CuPy finds a GPU, but it computes wrongly"
-
-
-def _no_cublas() -> str | None:
+    if total != 6:
+        return "CuPy finds a GPU, but it computes wrongly"
     try:
         load_library()
     except Exception as error:  # of the loader, or of the system's

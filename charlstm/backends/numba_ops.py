@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..kernels import cpu, generation, optimizers
+from ..kernels import cpu, dropout, generation, optimizers
 from .checks import check_recurrence, weights_and_sum
-from .dropout import draw_bits, threshold_and_factor
+from .dropout import threshold_and_factor
 from .layers import CIFGTape
 from .numpy_ops import NumPyOps
 from .optimizer import RULES, Update
@@ -162,15 +162,17 @@ class NumbaOps(NumPyOps):
 
     # ---- training -----------------------------------------------------------------------
 
-    def dropout_mask(self, shape: tuple[int, ...], rate: float, dtype: str, seed: tuple[int, ...]) -> Array:
-        threshold, factor = threshold_and_factor(rate)
-        bits, mask = draw_bits((math.prod(shape),), seed), self.empty(shape, dtype)
+    def dropout_mask(
+        self, shape: tuple[int, ...], rate: float, dtype: str, key: Array, place: tuple[int, int]
+    ) -> Array:
+        (threshold, factor), mask = threshold_and_factor(rate), self.empty(shape, dtype)
         flat, keep = mask.reshape(-1), mask.dtype.type(factor)
-        self._shards.run(
-            lambda s, e: cpu.dropout_mask(bits[s:e], np.uint16(threshold), keep, flat[s:e]),
-            bits.shape[0],
-            SMALLEST_LOOP,
-        )
+
+        def shard(s: int, e: int) -> None:
+            start, stop = s * dropout.DRAWS, e * dropout.DRAWS
+            dropout.dropout_mask(key, *place, start, np.uint16(threshold), keep, flat[start:stop])
+
+        self._shards.run(shard, -(-mask.size // dropout.DRAWS), SMALLEST_LOOP // dropout.DRAWS)
         return mask
 
     def multiply(self, x: Array, factors: Array, out: Array | None = None) -> Array:

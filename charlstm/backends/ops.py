@@ -20,7 +20,7 @@ its inputs as they were unless its docstring says otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -70,6 +70,19 @@ class Ops:
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
+
+    def captured(self, function: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+        """A function of arrays (or None), to be called many times; a backend may make one launch of it.
+
+        It returns a tuple of arrays and numbers, leaves its arguments as they are, and depends on nothing but
+        them and arrays that stay in their place. Its numbers may come back as 0-d arrays, which `float` reads; its
+        arrays are valid until the next call.
+        """
+        return function
+
+    def _number(self, x: Array) -> Any:
+        """A 0-d array as the number that an op returns."""
+        return float(x)
 
     def device(self) -> str:
         """The device that this backend computes on, in words."""
@@ -315,8 +328,8 @@ class Ops:
         error, total = outputs - targets, float(N)
         scaled = error
         if row_weights is not None:
-            scaled, total = error * xp.expand_dims(row_weights, axis=1), float(xp.sum(row_weights))
-        return float(xp.sum(scaled * error)) / (2 * total * V), scaled / (total * V)
+            scaled, total = error * xp.expand_dims(row_weights, axis=1), self._number(xp.sum(row_weights))
+        return self._number(xp.sum(scaled * error)) / (2 * total * V), scaled / (total * V)
 
     def head_loss(
         self, rows: Array, weight: Array, bias: Array, targets: Array, row_weights: Array | None = None
@@ -361,14 +374,17 @@ class Ops:
 
     # ---- training -----------------------------------------------------------------------
 
-    def dropout_mask(self, shape: tuple[int, ...], rate: float, dtype: str, seed: tuple[int, ...]) -> Array:
+    def dropout_mask(
+        self, shape: tuple[int, ...], rate: float, dtype: str, key: Array, place: tuple[int, int]
+    ) -> Array:
         """Zeros with probability `rate` (in steps of 2**-16), else 1 / (1 - rate); mean 1.
 
-        Drawn on the host from `seed` alone, so that every backend drops the same units.
+        Drawn from `key` (2,), of `dropout.mask_key`, and `place` (layer, kind) alone, so that every backend drops
+        the same units. For `multiply`, `gather_rows` and `to_numpy`: a backend may draw it there only.
         """
         threshold, factor = threshold_and_factor(rate)
-        keep = np.asarray(factor, dtype)
-        return self.asarray(np.multiply(draw_bits(shape, seed) >= threshold, keep, dtype=dtype))
+        keep, bits = np.asarray(factor, dtype), draw_bits(shape, self.to_numpy(key), place)
+        return self.asarray(np.multiply(bits >= threshold, keep, dtype=dtype))
 
     def multiply(self, x: Array, factors: Array, out: Array | None = None) -> Array:
         """x times factors of its shape, or with 1 where x has another size; `out` may be x."""
@@ -386,11 +402,11 @@ class Ops:
         """
         xp, penalty = self.xp, 0.0
         if activation:
-            penalty += activation * float(xp.mean(h * h))
+            penalty += activation * self._number(xp.mean(h * h))
             dh += (2 * activation / math.prod(h.shape)) * h
         if temporal and h.shape[0] > 1:
             change = h[1:, ...] - h[:-1, ...]
-            penalty += temporal * float(xp.mean(change * change))
+            penalty += temporal * self._number(xp.mean(change * change))
             change *= 2 * temporal / math.prod(change.shape)
             dh[1:, ...] += change
             dh[:-1, ...] -= change
@@ -399,6 +415,10 @@ class Ops:
     def global_norm(self, flat: Array) -> float:
         """The Euclidean norm of a flat buffer."""
         return math.sqrt(float(self.xp.sum(self.xp.astype(flat, self.xp.float64) ** 2)))
+
+    def clipping(self, norm: Any, limit: float) -> Any:
+        """What clipping leaves of gradients of this norm: min(1, limit / norm), for `Update.gradient_scale`."""
+        return min(1.0, limit / norm) if norm > 0 else 1.0
 
     def optimizer_update(
         self, update: Update, parameters: Array, gradients: Array, slots: Sequence[Array]

@@ -18,7 +18,9 @@ class Update(NamedTuple):
     rule: str  # a key of RULES
     step: int  # counts from 1
     learning_rate: float
-    gradient_scale: float = 1.0  # multiplies the gradients first: clipping by norm
+    gradient_scale: Any = (
+        1.0  # multiplies the gradients first: `Ops.clipping`, a float or on a device a 0-d array
+    )
     weight_decay: float = 0.0
     momentum: float = 0.0
     beta1: float = 0.9

@@ -96,8 +96,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted", 130)
     except OSError as error:
         return _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 1)
-    except MemoryError:
-        return _fail("out of memory: try a smaller --hidden-size, --batch-size or --seq-len", 1)
+    except MemoryError as error:
+        where = "GPU memory" if _of_cupy(error) else "memory"
+        return _fail(f"out of {where}: try a smaller --hidden-size, --batch-size or --seq-len", 1)
+    except Exception as error:
+        if not _of_cupy(error):
+            raise
+        words = " ".join(str(error).split())
+        return _fail(f"the GPU has failed ({words}): charlstm backends --check tests it", 1)
+
+
+def _of_cupy(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends")
 
 
 class _ToStderr(logging.Handler):

@@ -11,7 +11,7 @@ from ..config import ModelConfig, TrainingConfig
 from ..errors import DivergedError
 from ..model import CIFGModel, SequenceClassifier, SequenceRegressor
 from ..training.divergence import DivergingError
-from ..training.learner import Learner
+from ..training.learner import Learner, check_finite
 from .sequences import Batch, Sequences
 
 ROWS_AT_ONCE = 1 << 16  # time steps of all sequences that are read side by side for predictions
@@ -94,15 +94,16 @@ class Fitter:
             batch = data.batch(which)
             values, counts, weight = targets.batch(batch, which)
             found = self._learner.gradients(self._steps, data.rows[batch.steps], values, None, **counts)
+            loss = float(found.loss)
             try:
-                found.check(self._steps)
+                check_finite(loss, float(found.norm), self._steps)
             except DivergingError as problem:
                 raise DivergedError(
                     f"{problem}: try a smaller learning_rate, or scale the features"
                 ) from None
             self._learner.learn(self._updates, found, done + share * k / len(parts))
             self._steps, self._updates = self._steps + 1, self._updates + 1
-            total, whole = total + weight * found.loss, whole + weight
+            total, whole = total + weight * loss, whole + weight
         self._epochs += 1
         return total / whole
 

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..backends import Array, Ops
+from ..cifg import State
+
+
+class StepInputs(NamedTuple):
+    """What loss and gradients depend on beside the weights, checked and on the backend."""
+
+    x: Array  # tokens (T, B) or feature vectors (T, B, D)
+    goals: Array  # targets as rows: classes (N,), or numbers (N, V)
+    h: Array  # (L, B, H), to start from
+    c: Array
+    key: Array | None  # (2,) uint64, of the dropout masks; None where nothing is dropped
+    counts: Array | None  # weights of the targets (N,)
+    last: Array | None  # (B,): where each sequence ends among T * B rows
+
+    @property
+    def state(self) -> State:
+        return State(self.h, self.c)
 
 
 def ids_on(ops: Ops, x: Any, limit: int, what: str) -> Array:

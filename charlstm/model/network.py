@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..backends import Array, LayerInput, MatmulPrecision, Ops, StepWeights, get_ops
+from ..backends import Array, LayerInput, MatmulPrecision, Ops, StepWeights, get_ops, mask_key
 from ..cifg import StackTape, State, stack_backward, stack_forward, stack_outputs
 from ..config import ModelConfig
 from ..errors import UsageError
 from . import inputs
-from .arguments import ids_on, last_rows, target_weights
+from .arguments import StepInputs, ids_on, last_rows, target_weights
 from .head import head_backward, head_inputs, head_matrix
 from .parameters import ParameterBuffer, initial_values, parameter_shapes
 from .regularization import NO_PENALTIES, NOTHING_DROPPED, Masks, Penalties, draw_masks
@@ -201,16 +201,37 @@ class CIFGModel:
         Raises ValueError for shapes that do not fit, tokens or targets out of range, empty input, weights
         that are negative, not finite or all 0, and lengths outside of 1 to T.
         """
-        ops = self.ops
+        given = self.step_inputs(x, targets, state, dropout_seed, weights, lengths)
+        return self.gradients_of(given, penalties, state_gradients)
+
+    def step_inputs(
+        self,
+        x: Any,
+        targets: Any,
+        state: State | None = None,
+        dropout_seed: Sequence[int] | None = None,
+        weights: Any | None = None,
+        lengths: Any | None = None,
+    ) -> StepInputs:
+        """The arguments of `loss_and_gradients`, checked, on the backend; raises as it does."""
         x, goals = self._input_and_goals(x, targets)
         counts, last = self._counts(weights, x), self._last_rows(lengths, x)
-        T, B = x.shape[:2]
-        masks = self._masks(T, B, dropout_seed)
+        h, c = self._state(state, x.shape[1])
+        return StepInputs(x, goals, h, c, self._mask_key(dropout_seed), counts, last)
+
+    def gradients_of(
+        self, given: StepInputs, penalties: Penalties = NO_PENALTIES, state_gradients: bool = True
+    ) -> tuple[float, Gradients, State]:
+        """`loss_and_gradients`, of inputs that are on the backend."""
+        ops, x = self.ops, given.x
+        masks = self._masks(x.shape[0], x.shape[1], given.key)
         between, dropped = masks.between, masks.weights
-        first, state = self._first(x, masks), self._state(state, B)
-        tape = stack_forward(ops, first, self.parameters, state, between, dropped)
+        first = self._first(x, masks)
+        tape = stack_forward(ops, first, self.parameters, given.state, between, dropped)
         gradients = Gradients(ops, self.shapes, self.config.dtype)
-        loss, dh = self._head_backward(tape.top, last, goals, counts, masks.output, penalties, gradients)
+        loss, dh = self._head_backward(
+            tape.top, given.last, given.goals, given.counts, masks.output, penalties, gradients
+        )
         layer, gradients.initial_state = stack_backward(
             ops, dh, gradients, tape, between, dropped, state_gradients
         )
@@ -301,13 +322,22 @@ class CIFGModel:
         read = inputs.token_input if self.input_size is None else inputs.vector_input
         return read(self.ops, x, self.parameters, masks)
 
-    def _masks(self, T: int, B: int, seed: Sequence[int] | None) -> Masks:
+    def _mask_key(self, seed: Sequence[int] | None) -> Array | None:
+        """What the masks of a step are drawn from, where anything is dropped."""
+        c = self.config
+        if not any((c.dropout, c.input_dropout, c.output_dropout, c.embedding_dropout, c.weight_drop)):
+            return None
         if seed is None:
             self._masks_drawn += 1
             seed = (self._seed, self._masks_drawn)
+        return self.ops.asarray(mask_key(seed))
+
+    def _masks(self, T: int, B: int, key: Array | None) -> Masks:
+        if key is None:
+            return NOTHING_DROPPED
         read = T if self.emit == "every" else 1
         D = self.input_size or self.config.embedding_size or 0
-        return draw_masks(self.ops, self.config, T, B, read, self.output_size, D, seed)
+        return draw_masks(self.ops, self.config, T, B, read, self.output_size, D, key)
 
     def _state(self, state: State | None, B: int) -> State:
         """The state to start from, on the backend."""
@@ -383,33 +413,3 @@ class LanguageModel(CIFGModel):
     @property
     def vocab_size(self) -> int:
         return self.output_size
-
-
-class SequenceClassifier(CIFGModel):
-    """A network that reads feature vectors (T, B, D) and gives the posterior of the classes.
-
-    `emit` is "last" for one posterior of each sequence, "every" for one at each time step; the
-    other keywords, `options` included, are those of `ModelConfig` and `CIFGModel`; no dropout unless
-    asked for.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        num_classes: int,
-        hidden_size: int = ModelConfig.hidden_size,
-        num_layers: int = ModelConfig.num_layers,
-        dropout: float = 0.0,
-        emit: Emit = "last",
-        backend: str | Ops = "auto",
-        dtype: Literal["float32", "float64"] = ModelConfig.dtype,
-        seed: int = 0,
-        threads: int | None = None,
-        matmul_precision: MatmulPrecision = "highest",
-        **options: Any,
-    ) -> None:
-        config = ModelConfig(hidden_size, num_layers, None, dropout, dtype, **options)
-        super().__init__(
-            num_classes, config, input_size=input_size, emit=emit, backend=backend, seed=seed, threads=threads,
-            matmul_precision=matmul_precision,
-        )  # fmt: skip

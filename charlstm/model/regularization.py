@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ..backends import Array, Ops
 from ..config import ModelConfig, TrainingConfig
 
-INPUT, OUTPUT, EMBEDDING, WEIGHTS = 1, 2, 3, 4  # the last number of a seed; between layers there is none
+BETWEEN, INPUT, OUTPUT, EMBEDDING, WEIGHTS = range(5)  # kinds of masks
 
 
 class Masks(NamedTuple):
@@ -59,25 +59,25 @@ def draw_masks(
     read: int,
     vocab_size: int,
     input_size: int,
-    seed: Sequence[int],
+    key: Array,
 ) -> Masks:
-    """The masks of one step of T x B inputs, from `seed` alone.
+    """The masks of one step of T x B inputs, from `key` (`backends.mask_key`) alone.
 
     read  steps of the T that the head reads; vocab_size  V; input_size  D, units of an input vector
     """
     H, L, dtype = config.hidden_size, config.num_layers, config.dtype
     steps = 1 if config.variational else T
 
-    def mask(rate: float, shape: tuple[int, ...], *key: int) -> Array | None:
-        return ops.dropout_mask(shape, rate, dtype, (*seed, *key)) if rate else None
+    def mask(rate: float, shape: tuple[int, ...], kind: int, layer: int = 0) -> Array | None:
+        return ops.dropout_mask(shape, rate, dtype, key, (layer, kind)) if rate else None
 
-    def masks(rate: float, count: int, shape: tuple[int, ...], *key: int) -> list[Array]:
-        return [ops.dropout_mask(shape, rate, dtype, (*seed, k, *key)) for k in range(count)] if rate else []
+    def masks(rate: float, count: int, shape: tuple[int, ...], kind: int) -> list[Array]:
+        return [mask(rate, shape, kind, layer) for layer in range(count)] if rate else []
 
     return Masks(
-        embedding=mask(config.embedding_dropout, (vocab_size, 1), 0, EMBEDDING),
-        input=mask(config.input_dropout, (steps, B, input_size), 0, INPUT),
-        between=masks(config.dropout, L - 1, (steps, B, H)),
+        embedding=mask(config.embedding_dropout, (vocab_size, 1), EMBEDDING),
+        input=mask(config.input_dropout, (steps, B, input_size), INPUT),
+        between=masks(config.dropout, L - 1, (steps, B, H), BETWEEN),
         weights=masks(config.weight_drop, L, (H, 3 * H), WEIGHTS),
-        output=mask(config.output_dropout, (min(steps, read), B, H), 0, OUTPUT),
+        output=mask(config.output_dropout, (min(steps, read), B, H), OUTPUT),
     )

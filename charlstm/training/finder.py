@@ -49,6 +49,7 @@ def find_learning_rate(trainer: Trainer, directory: Path | None = None) -> Findi
         for step in range(count):
             rate = highest * 10 ** (DECADES * (step / (count - 1) - 1))
             loss, gradients, norm, trainer.state = trainer.gradients(step, trainer.batches[step])
+            loss, norm = float(loss), float(norm)
             total = SMOOTHING * total + (1 - SMOOTHING) * loss
             smoothed = total / (1 - SMOOTHING ** (step + 1))
             if not math.isfinite(norm) or not math.isfinite(smoothed):

@@ -8,25 +8,31 @@ from typing import Any, NamedTuple
 from ..backends import Array
 from ..cifg import State
 from ..config import TrainingConfig
-from ..model import CIFGModel, Penalties
+from ..model import CIFGModel, Penalties, StepInputs
 from .divergence import DivergingError
 from .optimizer import Optimizer, WeightAverage
 from .schedule import learning_rate
 
 
 class StepGradients(NamedTuple):
-    """What a batch gives a training step."""
+    """What a batch gives a training step; its arrays are valid until the next step's."""
 
-    loss: float  # nats
+    loss: Any  # nats; a float, or what `float` reads from the device once it is there
     flat: Array  # the gradients of all parameters, in their order
-    norm: float  # of the gradients
+    norm: Any  # of the gradients, likewise
     state: State  # after the batch, h and c (L, B, H)
 
-    def check(self, step: int) -> None:
-        """DivergingError unless loss and gradients are finite numbers."""
-        if not math.isfinite(self.loss) or not math.isfinite(self.norm):
-            what = "gradient" if math.isfinite(self.loss) else "loss"
-            raise DivergingError(f"the {what} is no longer a finite number at step {step}")
+    @property
+    def read(self) -> bool:
+        """Whether the numbers are known already: `float` would not wait."""
+        return isinstance(self.loss, float)
+
+
+def check_finite(loss: float, norm: float, step: int) -> None:
+    """DivergingError unless a step's loss and the norm of its gradients are finite numbers."""
+    if not math.isfinite(loss) or not math.isfinite(norm):
+        what = "gradient" if math.isfinite(loss) else "loss"
+        raise DivergingError(f"the {what} is no longer a finite number at step {step}")
 
 
 class Learner:
@@ -35,6 +41,7 @@ class Learner:
     def __init__(self, model: CIFGModel, config: TrainingConfig) -> None:
         self._model, self._config = model, config
         self._penalties = Penalties.of(config)
+        self._run = model.ops.captured(self._compute)
         self.optimizer = Optimizer(model, config)
         self.average = WeightAverage(model, config) if config.averaging != "none" else None
 
@@ -43,10 +50,14 @@ class Learner:
 
         x, targets, state and `counts` (weights, lengths) as in `CIFGModel.loss_and_gradients`.
         """
-        loss, gradients, after = self._model.loss_and_gradients(
-            x, targets, state, (self._config.seed, step), self._penalties, state_gradients=False, **counts
-        )
-        return StepGradients(loss, gradients.flat, self._model.ops.global_norm(gradients.flat), after)
+        given = self._model.step_inputs(x, targets, state, (self._config.seed, step), **counts)
+        loss, flat, norm, h, c = self._run(*given)
+        return StepGradients(loss, flat, norm, State(h, c))
+
+    def _compute(self, *given: Any) -> tuple[Any, ...]:
+        """All of a step but the update, of arrays on the backend."""
+        loss, gradients, after = self._model.gradients_of(StepInputs(*given), self._penalties, False)
+        return loss, gradients.flat, self._model.ops.global_norm(gradients.flat), *after
 
     def learn(self, step: int, found: StepGradients, progress: float, factor: float = 1.0) -> float:
         """Change the weights; the learning rate at which that was done.

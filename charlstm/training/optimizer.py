@@ -29,17 +29,16 @@ class Optimizer:
         """Its buffers, flat, by their names in a checkpoint."""
         return {f"optimizer.{name}": array for name, array in self._slots.items()}
 
-    def update(self, step: int, learning_rate: float, gradients: Array, norm: float) -> None:
+    def update(self, step: int, learning_rate: float, gradients: Array, norm: Any) -> None:
         """Change the parameters by gradients of this norm, clipped; steps count from 1."""
         c = self._config
-        clipping = min(1.0, c.clip_norm / norm) if norm > 0 else 1.0
         beta2 = c.beta2 if c.beta2 is not None else BETA2_OF.get(c.optimizer, BETA2)
         epsilon = EPSILON_OF.get(c.optimizer, EPSILON)
         update = Update(
             c.optimizer,
             step,
             learning_rate,
-            clipping,
+            self._model.ops.clipping(norm, c.clip_norm),
             c.weight_decay,
             c.momentum,
             c.beta1,

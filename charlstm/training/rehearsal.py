@@ -44,7 +44,7 @@ def rehearse(trainer: Trainer) -> Rehearsal:
     """
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told once, as an error
-            times = [_timed(lambda: trainer.train_step(0.0)) for _ in range(STEPS + 1)]
+            times = [_timed(lambda: _step(trainer)) for _ in range(STEPS + 1)]
             step, validation = statistics.median(times[1:]), _validation(trainer)
     except DivergingError as problem:
         raise DivergedError(f"{problem}: try a smaller --learning-rate") from None
@@ -68,6 +68,12 @@ def rehearse(trainer: Trainer) -> Rehearsal:
         seconds=steps * step + validations * validation,
         peak_memory=_peak_memory(),
     )
+
+
+def _step(trainer: Trainer) -> None:
+    """A step, and what a device may still have to do of it."""
+    trainer.train_step(0.0)
+    trainer.read_losses()
 
 
 def _validation(trainer: Trainer) -> float:

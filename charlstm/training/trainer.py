@@ -24,7 +24,7 @@ from ..sampling import SamplingConfig
 from ..wording import write_text
 from .directory import MetricsLog, forget_later, model_card, run_readme
 from .divergence import DivergingError, JumpError, LossWatch
-from .learner import Learner, StepGradients
+from .learner import Learner, StepGradients, check_finite
 from .plots import plot_curves
 from .progress import Reporter
 from .report import write_report
@@ -62,6 +62,7 @@ class Trainer:
         self._watch = LossWatch()
         self._validated_at = self._saved_at = -1
         self._since: list[float] = []  # losses since the last line of metrics
+        self._unread: list[tuple[int, Any, Any]] = []  # step, loss and norm that may still be on the device
         self._clock = time.perf_counter()
         self._busy_seconds, self._busy_tokens = 0.0, 0  # of training alone, since the last line of metrics
         self._rate, self._norm = 0.0, 0.0  # of the last step
@@ -184,20 +185,38 @@ class Trainer:
         started = time.perf_counter()
         batch = self.batches[self.step]
         found = self.gradients(self.step, batch)
-        found.check(self.step)
-        self._watch.stepped(found.loss, self.step)
+        self._unread.append((self.step, found.loss, found.norm))
+        if found.read:
+            self._take_losses()
         share = len(batch.x) / self.batches.seq_len  # 1 unless lengths are random
         self._rate = self.learner.learn(self.step, found, done, self._rate_factor * share)
-        self._norm = found.norm
         self.state = found.state
         self.step += 1
         self.tokens += batch.x.size
-        self._since.append(found.loss)
         self._busy_seconds += time.perf_counter() - started
         self._busy_tokens += batch.x.size
 
+    def read_losses(self) -> None:
+        """Wait for the steps whose losses are still on the device, and watch them.
+
+        A device is asked once in LOG_EVERY steps and before anything is kept, so that no step waits for the
+        one before. Raises DivergingError as `train_step` does where nothing is waited for.
+        """
+        started = time.perf_counter()
+        self._take_losses()
+        self._busy_seconds += time.perf_counter() - started
+
+    def _take_losses(self) -> None:
+        while self._unread:
+            step, loss, norm = self._unread.pop(0)
+            loss, self._norm = float(loss), float(norm)
+            check_finite(loss, self._norm, step)
+            self._watch.stepped(loss, step)
+            self._since.append(loss)
+
     def _log(self, metrics: MetricsLog) -> None:
         """A line of metrics that sums up the steps since the last one."""
+        self.read_losses()
         done = self._tick()
         speed = self._busy_tokens / max(self._busy_seconds, 1e-9)
         line = {
@@ -217,6 +236,7 @@ class Trainer:
     # ---- what happens now and then ------------------------------------------------------
 
     def _validate_and_save(self, metrics: MetricsLog) -> None:
+        self.read_losses()
         steady = self._watch.steady(self._since[-1] if self._since else None)
         if self._busy_tokens:
             self._log(metrics)
@@ -334,6 +354,7 @@ class Trainer:
 
         Raises DivergingError, and leaves the old one, where a weight is no longer a finite number.
         """
+        self.read_losses()
         if not math.isfinite(self.model.ops.global_norm(self.model.parameters.flat)):
             raise DivergingError(f"the weights are no longer finite numbers at step {self.step}")
         record = self._progress_record()
@@ -369,6 +390,7 @@ class Trainer:
         last = self.directory / "checkpoints" / "last"
         saved = checkpoint.load_training(last, self.model, self._buffers())
         record = saved.progress
+        self._unread = []
         asarray, to_numpy = self.model.ops.asarray, self.model.ops.to_numpy
         try:
             self.step, self.tokens = int(record["step"]), int(record["tokens"])

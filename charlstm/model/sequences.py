@@ -1,4 +1,4 @@
-"""The same network with a linear head: real numbers in place of a posterior."""
+"""Networks that read feature vectors: a classifier, and one with real numbers in place of a posterior."""
 
 from __future__ import annotations
 
@@ -10,6 +10,36 @@ from ..cifg import State
 from ..config import ModelConfig
 from ..errors import UsageError
 from .network import CIFGModel, Emit, Gradients
+
+
+class SequenceClassifier(CIFGModel):
+    """A network that reads feature vectors (T, B, D) and gives the posterior of the classes.
+
+    `emit` is "last" for one posterior of each sequence, "every" for one at each time step; the
+    other keywords, `options` included, are those of `ModelConfig` and `CIFGModel`; no dropout unless
+    asked for.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        num_classes: int,
+        hidden_size: int = ModelConfig.hidden_size,
+        num_layers: int = ModelConfig.num_layers,
+        dropout: float = 0.0,
+        emit: Emit = "last",
+        backend: str | Ops = "auto",
+        dtype: Literal["float32", "float64"] = ModelConfig.dtype,
+        seed: int = 0,
+        threads: int | None = None,
+        matmul_precision: MatmulPrecision = "highest",
+        **options: Any,
+    ) -> None:
+        config = ModelConfig(hidden_size, num_layers, None, dropout, dtype, **options)
+        super().__init__(
+            num_classes, config, input_size=input_size, emit=emit, backend=backend, seed=seed, threads=threads,
+            matmul_precision=matmul_precision,
+        )  # fmt: skip
 
 
 class SequenceRegressor(CIFGModel):
