@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cuda_emulator
 import joblib
 import numpy as np
 import pytest
+from conftest import make_ops
+from numpy.testing import assert_allclose
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_digits
@@ -23,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from charlstm import CIFGClassifier, CIFGRegressor, DivergedError, SequenceClassifier, UsageError
+from charlstm.backends import get_ops
 from charlstm.estimator.sequences import Sequences
 
 SMALL: dict[str, Any] = {"hidden_size": 8, "max_iter": 4, "random_state": 0, "backend": "numpy"}
@@ -232,10 +236,37 @@ def test_a_pickle_of_a_backend_that_is_missing_is_read() -> None:
     model = CIFGClassifier(**SMALL).fit(X, y)
     state = model._fitter.__getstate__()
     made_of = list(state["made_of"])
-    made_of[4] = "cupy"
+    made_of[4] = ("cupy", *made_of[4][1:])
     again = object.__new__(type(model._fitter))
     again.__setstate__(state | {"made_of": tuple(made_of)})
     assert np.array_equal(again.weights(), model._fitter.weights())
+
+
+def test_an_epoch_on_a_device_waits_once_for_all_of_its_steps() -> None:
+    X, y = which_came_first(60)
+    X = X.astype(np.float64)
+    options = {**SMALL, "batch_size": 10, "dropout": 0.2, "num_layers": 2}
+    expected = CIFGClassifier(**options | {"backend": "numpy"}).fit(X, y)
+    model = CIFGClassifier(**options | {"backend": make_ops("cupy-emulated")}).fit(X, y)
+    assert_allclose(model.predict_proba(X), expected.predict_proba(X), rtol=0, atol=1e-9)
+    read_early: list[Any] = []
+    learner = model._fitter._learner
+    learn = learner.learn
+    learner.learn = lambda *given: (read_early.append(cuda_emulator.waits), learn(*given))[1]  # type: ignore[assignment]
+    model.partial_fit(X, y)
+    assert len(read_early) == 6
+    assert read_early[0] == read_early[-1], "a step waited for the one before"
+    diverging = CIFGRegressor(**options | {"backend": make_ops("cupy-emulated")})
+    with pytest.raises(DivergedError, match="no longer a finite number at step 0"):
+        diverging.fit(X.astype(np.float32), np.full(60, 1e30))
+
+
+def test_the_precision_of_products_is_the_networks() -> None:
+    X, y = which_came_first(30)
+    asked = CIFGClassifier(**SMALL | {"backend": "numba", "matmul_precision": "auto"}).fit(X, y)
+    assert asked.model_.ops.matmul_precision == get_ops("numba", matmul_precision="auto").matmul_precision
+    with pytest.raises(UsageError, match="matmul_precision must be one of"):
+        CIFGRegressor(**SMALL | {"matmul_precision": "low"}).fit(X, X[:, 0, 0])
 
 
 def test_the_same_seed_gives_the_same_model_on_every_backend() -> None:

@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ..backends import MatmulPrecision
 from ..config import ModelConfig, TrainingConfig
 from ..errors import UsageError
 from ..model import CIFGModel, SequenceClassifier, SequenceRegressor
@@ -52,6 +53,7 @@ class CIFGEstimator(BaseEstimator):  # type: ignore[misc]
         random_state: Any = None,
         backend: str = "auto",
         threads: int | None = None,
+        matmul_precision: MatmulPrecision = "highest",
         verbose: bool = False,
     ) -> None:
         self.hidden_size = hidden_size
@@ -74,6 +76,7 @@ class CIFGEstimator(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.backend = backend
         self.threads = threads
+        self.matmul_precision = matmul_precision
         self.verbose = verbose
 
     @property
@@ -199,7 +202,8 @@ class CIFGEstimator(BaseEstimator):  # type: ignore[misc]
         model, training = self._configs(data.rows.dtype, seed, incremental)
         sizes = data.rows.shape[1], self._output_size()
         if first:
-            self._fitter = Fitter(self._kind, sizes, model, self.emit, self.backend, self.threads, seed)
+            computing = self.backend, self.threads, self.matmul_precision
+            self._fitter = Fitter(self._kind, sizes, model, self.emit, computing, seed)
             self.loss_curve_: list[float] = []
             self.validation_scores_: list[float] | None = [] if self.early_stopping else None
         else:

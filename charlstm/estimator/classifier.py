@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import assert_all_finite, column_or_1d, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, unique_labels
 
+from ..backends import MatmulPrecision
 from ..errors import UsageError
 from ..model import SequenceClassifier
 from .base import CIFGEstimator
@@ -48,7 +49,7 @@ class CIFGClassifier(ClassifierMixin, CIFGEstimator):  # type: ignore[misc]
     class_weight  what the classes count for: a mapping, or "balanced"; None: all the same
     warm_start    fit goes on with the weights of the last fit, with a new optimizer
     random_state  of the weights, the order of the sequences, dropout and what is held out
-    backend, threads   as everywhere in charlstm
+    backend, threads, matmul_precision   as everywhere in charlstm
     verbose       tell of each epoch on stderr
 
     Fitted: `classes_`, `n_features_in_` (D as X has it), `model_` (a `SequenceClassifier`), `n_iter_`,
@@ -83,6 +84,7 @@ class CIFGClassifier(ClassifierMixin, CIFGEstimator):  # type: ignore[misc]
         random_state: Any = None,
         backend: str = "auto",
         threads: int | None = None,
+        matmul_precision: MatmulPrecision = "highest",
         verbose: bool = False,
     ) -> None:
         super().__init__(
@@ -90,7 +92,8 @@ class CIFGClassifier(ClassifierMixin, CIFGEstimator):  # type: ignore[misc]
             learning_rate=learning_rate, schedule=schedule, weight_decay=weight_decay, clip_norm=clip_norm,
             batch_size=batch_size, max_iter=max_iter, tol=tol, n_iter_no_change=n_iter_no_change,
             early_stopping=early_stopping, validation_fraction=validation_fraction, warm_start=warm_start,
-            random_state=random_state, backend=backend, threads=threads, verbose=verbose,
+            random_state=random_state, backend=backend, threads=threads, matmul_precision=matmul_precision,
+            verbose=verbose,
         )  # fmt: skip
         self.class_weight = class_weight
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import Array, unavailable
+from ..backends import Array, MatmulPrecision, get_ops, unavailable
 from ..config import ModelConfig, TrainingConfig
 from ..errors import DivergedError
 from ..model import CIFGModel, SequenceClassifier, SequenceRegressor
@@ -55,14 +55,16 @@ class Fitter:
         sizes: tuple[int, int],
         model: ModelConfig,
         emit: str,
-        backend: str,
-        threads: int | None,
+        computing: tuple[str, int | None, MatmulPrecision],
         seed: int,
     ) -> None:
-        """sizes: features of a vector and outputs; seed: of the weights and of the order of sequences."""
-        self._made_of = (kind, sizes, model, emit, backend, threads, seed)
+        """sizes: features of a vector and outputs; seed: of the weights and of the order of sequences.
+
+        computing: backend, threads and precision of products, as `get_ops` takes them.
+        """
+        self._made_of = (kind, sizes, model, emit, computing, seed)
         self.model: CIFGModel = kind(
-            *sizes, model.hidden_size, model.num_layers, model.dropout, emit, backend, model.dtype, seed, threads  # type: ignore[arg-type]
+            *sizes, model.hidden_size, model.num_layers, model.dropout, emit, get_ops(*computing), model.dtype, seed  # type: ignore[arg-type]
         )  # fmt: skip
         self._seed = seed
         self._epochs = self._steps = 0  # of the weights
@@ -90,22 +92,24 @@ class Fitter:
         order = np.random.default_rng([self._seed, self._epochs]).permutation(len(data))
         parts = np.array_split(order, -(-len(data) // batch_size))
         total = whole = 0.0
+        unread: list[tuple[int, Any, Any, float]] = []  # steps whose numbers may still be on the device
+
+        def read() -> float:
+            return sum(weight * _checked(*numbers) for *numbers, weight in unread)
+
         for k, which in enumerate(parts):
             batch = data.batch(which)
             values, counts, weight = targets.batch(batch, which)
             found = self._learner.gradients(self._steps, data.rows[batch.steps], values, None, **counts)
-            loss = float(found.loss)
-            try:
-                check_finite(loss, float(found.norm), self._steps)
-            except DivergingError as problem:
-                raise DivergedError(
-                    f"{problem}: try a smaller learning_rate, or scale the features"
-                ) from None
+            unread.append((self._steps, found.loss, found.norm, weight))
+            if found.read:
+                total += read()
+                unread.clear()
             self._learner.learn(self._updates, found, done + share * k / len(parts))
             self._steps, self._updates = self._steps + 1, self._updates + 1
-            total, whole = total + weight * loss, whole + weight
+            whole += weight
         self._epochs += 1
-        return total / whole
+        return (total + read()) / whole
 
     def outputs(self, data: Sequences) -> np.ndarray:
         """Logits, or the regressor's numbers, (n, V), or of each step (N, V)."""
@@ -146,10 +150,10 @@ class Fitter:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        kind, sizes, model, emit, backend, threads, seed = state["made_of"]
+        kind, sizes, model, emit, (backend, *others), seed = state["made_of"]
         if unavailable(backend) is not None:  # fitted on a GPU, and read where there is none
             backend = "auto"
-        self.__init__(kind, sizes, model, emit, backend, threads, seed)  # type: ignore[misc]
+        self.__init__(kind, sizes, model, emit, (backend, *others), seed)  # type: ignore[misc]
         self.begin(state["config"])
         self._epochs, self._steps, self._updates = state["counters"]
         self.set_weights(state["parameters"])
@@ -159,3 +163,13 @@ class Fitter:
     def _arrays(self) -> dict[str, Array]:
         """The optimizer's buffers."""
         return self._learner.optimizer.arrays
+
+
+def _checked(step: int, loss: Any, norm: Any) -> float:
+    """A step's loss; DivergedError unless it and the gradients are finite numbers."""
+    loss = float(loss)
+    try:
+        check_finite(loss, float(norm), step)
+    except DivergingError as problem:
+        raise DivergedError(f"{problem}: try a smaller learning_rate, or scale the features") from None
+    return loss
