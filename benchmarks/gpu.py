@@ -17,6 +17,7 @@ precision, what its arrays take at the speed of a large copy, and two launches w
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import shlex
@@ -253,6 +254,7 @@ class Measuring:
         return int(total - free)
 
     def _free(self) -> None:
+        gc.collect()
         if self.device == "cuda":
             self.operators("highest").xp.get_default_memory_pool().free_all_blocks()
             if self.torch is not None:
@@ -318,11 +320,11 @@ def environment(ops: Ops, torch: Any) -> Record:
     return found
 
 
-def measured(measuring: Measuring, checks: bool, tell: Callable[[Record], Any]) -> Record:
-    """Everything, the most important first; each line is told as it is found."""
+def measured(measuring: Measuring, checked: str | None, tell: Callable[[Record], Any]) -> Record:
+    """Everything, the most important first; `checked` names a backend, each line is told as it is found."""
     ops = measuring.operators("highest")
     record = environment(ops, measuring.torch)
-    record["checks"] = [figure.to_dict() for figure in check_backend(ops)] if checks else []
+    record["checks"] = [figure.to_dict() for figure in check_backend(checked)] if checked else []
     for name in ("training", "generation", "layers"):
         record[name] = []
         for line in getattr(measuring, name)():
@@ -360,7 +362,7 @@ def main() -> int:
 
     until = time.perf_counter() + 60 * options.minutes - 20  # what has begun may take a while
     measuring = Measuring(operators, torch, device, until, 0.0 if options.quick else 0.2)
-    record = measured(measuring, True, lambda line: print(_words(line), flush=True))
+    record = measured(measuring, options.backend, lambda line: print(_words(line), flush=True))
     failed = sum(not figure["passed"] for figure in record["checks"])
     print(f"{len(record['checks']) - failed} checks passed, {failed} failed on {record['device']}")
     print("\n".join(["left out:", *record["left_out"]] if record["left_out"] else ["nothing left out"]))

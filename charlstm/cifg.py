@@ -32,8 +32,8 @@ class StackTape(NamedTuple):
     def last_state(self, ops: Ops) -> State:
         """The state after the sequence, as arrays of their own."""
         return State(
-            ops.xp.stack([tape.h[-1, ...] for tape in self.layers]),
-            ops.xp.stack([tape.c[-1, ...] for tape in self.layers]),
+            _stacked(ops, [tape.h[-1, ...] for tape in self.layers]),
+            _stacked(ops, [tape.c[-1, ...] for tape in self.layers]),
         )
 
 
@@ -74,7 +74,7 @@ def stack_outputs(ops: Ops, first: LayerInput, parameters: Parameters, state: St
         last_c.append(c)
         if k + 1 < state.h.shape[0]:
             source = layer_input(h[1:, ...], parameters, k + 1)
-    return h[1:, ...], State(ops.xp.stack(last_h), ops.xp.stack(last_c))
+    return h[1:, ...], State(_stacked(ops, last_h), _stacked(ops, last_c))
 
 
 def stack_backward(
@@ -108,7 +108,15 @@ def stack_backward(
             dh = ops.multiply(layer.x, masks[k - 1], out=layer.x) if masks else layer.x
     if not state_gradients:
         return layer, None
-    return layer, State(ops.xp.stack(dh0[::-1]), ops.xp.stack(dc0[::-1]))
+    return layer, State(_stacked(ops, dh0[::-1]), _stacked(ops, dc0[::-1]))
+
+
+def _stacked(ops: Ops, parts: Sequence[Array]) -> Array:
+    """Arrays of all layers as one; CuPy's `stack` of more than eight cannot be captured in a graph."""
+    out = ops.empty((len(parts), *parts[0].shape), parts[0].dtype)
+    for k, part in enumerate(parts):
+        out[k, ...] = part
+    return out
 
 
 def layer_input(x: Array, parameters: Parameters, k: int = 0) -> LayerInput:

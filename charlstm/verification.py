@@ -8,19 +8,25 @@ backends can be wrong in the same way.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from .backends import Ops, get_ops
+from .backends import MatmulPrecision, Ops, get_ops, plain_draws, rounded_precisions
 from .cifg import State
 from .config import ModelConfig
-from .model import NO_PENALTIES, CIFGModel, Penalties, SequenceRegressor
+from .model import NO_PENALTIES, CIFGModel, Penalties, SequenceRegressor, StepInputs
 
 GRADIENT_ERROR = 1e-7  # relative, float64
 AGREEMENT_ERROR = {"float64": 1e-12, "float32": 2e-5}  # relative to the largest element
+PRECISION_ERROR: dict[MatmulPrecision, float] = {
+    "high": 5e-3,
+    "medium": 5e-2,
+}  # likewise, of rounded products
 STEP = 1e-3  # of the differences; their error is of order STEP**4
 
 
@@ -252,6 +258,47 @@ def results(case: Case, ops: Ops, dtype: str) -> dict[str, np.ndarray]:
     return {**figures, **{name: ops.to_numpy(array) for name, array in arrays.items()}}
 
 
+def captured_error(ops: Ops) -> float:
+    """The largest `agreement_error` of training steps by `Ops.captured`; infinite where no graph is replayed."""
+    case = Case(
+        "AWD-LSTM", T=5, B=3, embedding=6, dropout=0.3, options={"weight_drop": 0.2, "output_dropout": 0.2}
+    )
+    model, reference = case.model(ops), case.model(get_ops("numpy"))
+
+    def compute(model: CIFGModel, *given: Any) -> tuple[Any, ...]:
+        loss, gradients, state = model.gradients_of(StepInputs(*given), NO_PENALTIES, False)
+        return loss, gradients.flat, *state
+
+    run, errors = ops.captured(partial(compute, model)), []
+    x, targets, state = case.inputs()
+    for step in range(4):
+        given = (np.roll(x, step, axis=0), targets, state, (step,))
+        loss, *arrays = run(*model.step_inputs(*given))
+        ours = {"loss": np.asarray(float(loss))} | {str(k): ops.to_numpy(a) for k, a in enumerate(arrays)}
+        loss, *arrays = compute(reference, *reference.step_inputs(*given))
+        errors.append(
+            agreement_error(ours, {"loss": np.asarray(loss)} | {str(k): a for k, a in enumerate(arrays)})
+        )
+    return largest(errors) if getattr(run, "replayed", True) else math.inf
+
+
+def drawn_error(ops: Ops) -> float:
+    """The share of tokens that `Ops.generate` draws otherwise than NumPy, in calls that go on from each other."""
+    V, B = 40, 5
+    uniforms = np.random.default_rng(6).random((4, 16, B))
+    drawn = []
+    for each in (ops, get_ops("numpy")):
+        model = CIFGModel(V, ModelConfig(9, 2, None, dtype="float64"), backend=each, seed=5)
+        weights = model.step_weights()
+        logits, (h, c) = model.forward(np.zeros((1, B), np.int64))
+        logits = logits[0, ...]
+        for part in uniforms:
+            found = each.generate(weights, logits, h, c, plain_draws(part, 0.8, V=V))
+            logits, h, c = found.logits, found.h, found.c
+            drawn.append(found.tokens)
+    return float(np.mean(np.concatenate(drawn[:4]) != np.concatenate(drawn[4:])))
+
+
 def agreement_error(ours: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> float:
     """The largest difference in any array, relative to that array's largest element."""
     return largest(
@@ -267,15 +314,27 @@ def largest(errors: Iterable[float]) -> float:
 
 def check_backend(name: str | Ops) -> list[Figure]:
     """Every check of one backend on this machine."""
-    ops, reference = get_ops(name), get_ops("numpy")
+    ops = get_ops(name)
+    reference = [results(case, get_ops("numpy"), "float64") for case in CASES]
+
+    def agreement(ops: Ops, dtype: str) -> float:
+        pairs = zip(CASES, reference, strict=True)
+        return largest(agreement_error(results(case, ops, dtype), expected) for case, expected in pairs)
+
     worst = largest(error for _, error in recurrence_errors(ops))
     figures = [Figure(ops.name, "gradients, float64: wx, R, h0, c0 of a sequence", worst, GRADIENT_ERROR)]
     for case in CASES:
         worst = largest(error for _, error in gradient_errors(case, ops))
         figures.append(Figure(ops.name, f"gradients, float64: {case.name}", worst, GRADIENT_ERROR))
     for dtype, allowed in AGREEMENT_ERROR.items():
-        error = largest(
-            agreement_error(results(case, ops, dtype), results(case, reference, "float64")) for case in CASES
-        )
-        figures.append(Figure(ops.name, f"agreement with NumPy float64, in {dtype}", error, allowed))
+        check = f"agreement with NumPy float64, in {dtype}"
+        figures.append(Figure(ops.name, check, agreement(ops, dtype), allowed))
+    figures.append(
+        Figure(ops.name, "training steps, as graphs where there are any", captured_error(ops), GRADIENT_ERROR)
+    )
+    figures.append(Figure(ops.name, "tokens drawn otherwise than by NumPy", drawn_error(ops), 0.0))
+    for precision in [] if isinstance(name, Ops) else rounded_precisions(ops.name):
+        error = agreement(get_ops(name, matmul_precision=precision), "float32")
+        check = f"agreement with NumPy float64, products in {precision}"
+        figures.append(Figure(ops.name, check, error, PRECISION_ERROR[precision]))
     return figures

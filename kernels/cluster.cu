@@ -11,9 +11,16 @@ __device__ static int cluster_rank() {
   return rank;
 }
 
-// Between the two a thread may do what touches no shared memory.
-__device__ static void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-__device__ static void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+// Between the two a thread may do what touches no shared memory. All threads of a warp have to be there at once.
+__device__ static void cluster_arrive() {
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ static void cluster_wait() {
+  __syncwarp();
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 
 __device__ static unsigned address_in_cluster(const void *place, int rank) {
   unsigned own = (unsigned)__cvta_generic_to_shared(place), other;

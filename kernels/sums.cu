@@ -32,8 +32,3 @@ extern "C" __global__ void finish_sum(const double *parts, const double *total, 
   sum /= total ? *total : divisor;
   *out = root ? sqrt(sum) : sum;
 }
-
-// What clipping by norm leaves of the gradients: min(1, limit / norm).
-extern "C" __global__ void clipping_factor(const double *norm, double limit, double *out) {
-  *out = *norm <= limit ? 1.0 : limit / *norm;  // not a number where the norm is none
-}

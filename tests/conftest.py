@@ -62,6 +62,12 @@ def ops(request: pytest.FixtureRequest) -> Ops:
     return make_ops(request.param)
 
 
+@pytest.fixture(params=["cupy-emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+def cuda(request: pytest.FixtureRequest) -> str:
+    """The name of the CuPy backend for `make_ops`: on the emulated device, and on a real one."""
+    return str(request.param)
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)

@@ -1,9 +1,10 @@
 """A stand-in for CuPy whose device is the CPU: kernels run in tests/cuda_shim.h, cuBLAS is NumPy.
 
-It is as strict as CuPy, or stricter: NumPy arrays do not mix with its own, names that CuPy lacks do not exist,
-kernels take contiguous arrays and scalars of exactly the types in their source, new arrays hold NaNs, and while a
-graph is captured nothing can be read. Graphs are replayed step by step. What it cannot show: streams that run
-side by side, the memory that graphs hold, and the speed of anything.
+NumPy arrays do not mix with its own, names that CuPy lacks do not exist, kernels take contiguous arrays and
+scalars of exactly the types in their source, new arrays hold NaNs. While a graph is captured nothing can be read,
+arrays come from the graph's own pool, and all work is on its stream, that of cuBLAS too, whose handle has a workspace
+there. Graphs are replayed step by step. What it cannot show: streams that run side by side, what a pool does with
+its memory, and the speed of anything.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from charlstm.backends.cupy_ops import CuPyOps
 
 SHIM = Path(__file__).with_name("cuda_shim.h")
 TYPES = {
-    "int": "i4", "int64": "i8", "uint64": "u8", "float": "f4", "double": "f8", "unsigned short": "u2",
+    "int": "i4", "int64": "i8", "uint64": "u8", "float": "f4", "double": "f8",
 }  # fmt: skip
 PROPERTIES = {
     "name": b"emulated", "major": 9, "minor": 0, "multiProcessorCount": 132, "sharedMemPerBlockOptin": 232448,
@@ -44,7 +45,8 @@ KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__\w+__\([^)]*\)\s+)*(\w+)
 class Graph:
     """What was done while capturing, to be done again."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: Stream, pool: MemoryPool) -> None:
+        self.stream, self.pool = stream, pool
         self.steps: list[Callable[[], Any]] = []
         self.results: list[np.ndarray] = []
         self.memory: list[np.ndarray] = []  # a graph's pool: what lies in it stays there
@@ -61,6 +63,7 @@ waits = 0
 def do(step: Callable[[], Any]) -> Any:
     """Do what changes arrays in place; when a graph is replayed, again."""
     if capturing is not None:
+        assert streams[-1] is capturing.stream, "work on another stream than the graph's"
         capturing.steps.append(step)
     return step()
 
@@ -119,6 +122,7 @@ class ndarray:  # CuPy's name
     def __init__(self, host: np.ndarray) -> None:
         self.host = host
         if capturing is not None:
+            assert pools[-1] is capturing.pool, "memory that is not the graph's own"
             capturing.memory.append(host)
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
@@ -291,23 +295,35 @@ class Function:
 class CublasLibrary:  # with cuBLAS's names
     """As much of libcublas as charlstm calls."""
 
+    def __init__(self) -> None:
+        self.streams: dict[int, int] = {}  # of each handle
+        self.workspaces: dict[int, int] = {}
+
     def cublasCreate_v2(self, handle: Any) -> int:  # noqa: N802
-        handle._obj.value = 1
+        handle._obj.value = 1 + len(self.streams)
+        self.streams[handle._obj.value] = 0
         return 0
 
     def cublasDestroy_v2(self, handle: Any) -> int:  # noqa: N802
         return 0
 
     def cublasSetStream_v2(self, handle: Any, stream: Any) -> int:  # noqa: N802
+        self.streams[handle.value] = stream.value
+        self.workspaces.pop(handle.value, None)
         return 0
 
     def cublasSetWorkspace_v2(self, handle: Any, place: Any, size: Any) -> int:  # noqa: N802
+        self.workspaces[handle.value] = place.value
         return 0
 
     def cublasGemmEx(  # noqa: N802
         self, handle: Any, of_a: int, of_b: int, m: int, n: int, k: int, alpha: Any, a: Any, kind_a: int, step_a: int,
         b: Any, kind_b: int, step_b: int, beta: Any, c: Any, kind_c: int, step_c: int, compute: int, algorithm: int,
     ) -> int:  # fmt: skip
+        assert self.streams[handle.value] == streams[-1].ptr, (
+            "a product on another stream than the current one"
+        )
+        assert handle.value in self.workspaces, "cuBLAS would allocate a workspace"
         assert kind_a == kind_b == kind_c
         assert (algorithm, alpha._obj.value) == (-1, 1)
         assert compute == 70 if kind_a else compute in (68, 75, 77)
@@ -350,10 +366,8 @@ def _columns(place: Any, rows: int, columns: int, step: int, kind: int, transpos
 
 
 class Stream:
-    null: Stream
-
     def __init__(self, non_blocking: bool = False) -> None:
-        self.non_blocking, self.ptr = non_blocking, id(self)
+        self.non_blocking, self.ptr, self._waited = non_blocking, id(self), False
 
     def __enter__(self) -> Stream:
         streams.append(self)
@@ -361,12 +375,13 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         streams.pop()
+        self._waited = False
 
     def record(self) -> object:
         return object()
 
     def wait_event(self, event: object) -> None:
-        pass
+        self._waited = True
 
     def synchronize(self) -> None:
         no_waiting()
@@ -376,7 +391,9 @@ class Stream:
         assert self.non_blocking
         assert capturing is None
         assert streams[-1] is self
-        capturing = Graph()
+        assert self._waited, "work that the graph's inputs come from may not be done"
+        assert pools[-1] is not None, "a graph needs a pool of its own"
+        capturing = Graph(self, pools[-1])
 
     def end_capture(self) -> Graph:
         global capturing
@@ -387,7 +404,16 @@ class Stream:
         return graph
 
 
+class MemoryPool:
+    def malloc(self, size: int) -> Any:
+        raise NotImplementedError("NumPy allocates")
+
+    def total_bytes(self) -> int:
+        return 0
+
+
 streams = [Stream()]
+pools: list[MemoryPool | None] = [None]
 
 
 class CUDARuntimeError(RuntimeError):
@@ -396,7 +422,11 @@ class CUDARuntimeError(RuntimeError):
 
 @contextmanager
 def using_allocator(allocator: Callable[[int], Any]) -> Iterator[None]:
-    yield
+    pools.append(allocator.__self__)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        pools.pop()
 
 
 class Emulated(types.ModuleType):
@@ -414,7 +444,7 @@ class Emulated(types.ModuleType):
         )
         self.cuda = types.SimpleNamespace(
             runtime=runtime, Stream=Stream, using_allocator=using_allocator, get_current_stream=lambda: streams[-1],
-            MemoryPool=lambda: types.SimpleNamespace(malloc=None),
+            MemoryPool=MemoryPool,
         )  # fmt: skip
         self.get_default_memory_pool = lambda: types.SimpleNamespace(free_all_blocks=lambda: None)
         self.RawModule, self.ndarray, self.__version__ = RawModule, ndarray, "emulated"
@@ -446,18 +476,30 @@ class Emulated(types.ModuleType):
         host.fill(np.nan if host.dtype.kind == "f" else 77)
         return ndarray(host)
 
+    def stack(self, parts: Any, axis: int = 0) -> ndarray:
+        if capturing is not None and len(parts) > 8:
+            raise RuntimeError("H2D transfers are disallowed")  # CuPy sends their addresses
+        return call(np.stack, list(parts), axis=axis)
+
     def asnumpy(self, x: Any) -> np.ndarray:
         return x.get() if isinstance(x, ndarray) else np.asarray(x)
 
 
-def emulated_ops() -> CuPyOps:
-    """The CuPy backend on the emulated device."""
-    module = Emulated()
+@contextmanager
+def emulated() -> Iterator[None]:
+    """Inside, the backend named "cupy" is made on the emulated device."""
     with (
-        mock.patch.dict(sys.modules, {"cupy": module}),
+        mock.patch.dict(sys.modules, {"cupy": Emulated()}),
         mock.patch("charlstm.backends.cupy_ops.cupy_unavailable", return_value=None),
+        mock.patch("charlstm.backends.cupy_device.cupy_unavailable", return_value=None),
         mock.patch("charlstm.backends.cublas.load_library", CublasLibrary),
     ):
+        yield
+
+
+def emulated_ops() -> CuPyOps:
+    """The CuPy backend on the emulated device."""
+    with emulated():
         ops = CuPyOps()
-        ops._cublas = Cublas(module)
+        ops._cublas = Cublas(ops.xp)
     return ops

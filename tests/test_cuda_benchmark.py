@@ -36,7 +36,7 @@ def emulated(precision: str) -> Any:
 def test_what_is_recorded(gpu: Any) -> None:
     told: list[Any] = []
     measuring = gpu.Measuring(emulated, None, "cuda", time.perf_counter() + 100, 0.0)
-    record = json.loads(json.dumps(gpu.measured(measuring, False, told.append)))
+    record = json.loads(json.dumps(gpu.measured(measuring, None, told.append)))
     assert record["left_out"] == []
     assert [line["precision"] for line in record["training"]] == ["highest", "high", "medium"]
     assert all(line["tokens_per_second"] > 0 for line in record["training"])
@@ -53,7 +53,7 @@ def test_what_is_recorded(gpu: Any) -> None:
 def test_pairs_with_pytorch(gpu: Any) -> None:
     torch = pytest.importorskip("torch")
     measuring = gpu.Measuring(lambda _: make_ops("numba"), torch, "cpu", time.perf_counter() + 100, 0.0)
-    record = gpu.measured(measuring, False, print)
+    record = gpu.measured(measuring, None, print)
     compared = [line for line in record["training"] + record["layers"] if line["precision"] == "highest"]
     assert len(compared) == 3
     assert all(line["ratio"] > 0 for line in compared)
@@ -62,6 +62,6 @@ def test_pairs_with_pytorch(gpu: Any) -> None:
 
 def test_what_there_is_no_time_for_is_listed(gpu: Any) -> None:
     measuring = gpu.Measuring(emulated, None, "cuda", time.perf_counter() - 1, 0.0)
-    record = gpu.measured(measuring, False, print)
+    record = gpu.measured(measuring, None, print)
     assert "training M highest: no time" in record["left_out"]
     assert all(line["seconds"] is None for line in record["training"])

@@ -32,9 +32,9 @@ def drawn(ops: Ops, draws: Draws, V: int = V, calls: int = 1, dtype: str = "floa
     return [*tokens, *(ops.to_numpy(x) for x in (logits, h, c))]
 
 
-def agree(draws: Draws, V: int = V, calls: int = 1) -> None:
+def agree(cuda: str, draws: Draws, V: int = V, calls: int = 1) -> None:
     assert TokenLoop.takes(draws, None)
-    ours, theirs = (drawn(make_ops(name), draws, V, calls) for name in ("cupy-emulated", "numpy"))
+    ours, theirs = (drawn(make_ops(name), draws, V, calls) for name in (cuda, "numpy"))
     for one, other in zip(ours[:calls], theirs[:calls], strict=True):
         assert np.array_equal(one, other)
     if (draws.remaining >= len(draws.uniforms)).all():
@@ -46,22 +46,22 @@ def agree(draws: Draws, V: int = V, calls: int = 1) -> None:
     "sampler", [PLAIN, Sampler(min_p=0.2), Sampler(redraw=True), Sampler(0, min_p=0.05, redraw=True)]
 )
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0, 1e-5, 50.0])
-def test_samplers(sampler: Sampler, temperature: float, rng: np.random.Generator) -> None:
-    agree(plain_draws(rng.random((7, 5)), temperature, sampler, V))
+def test_samplers(cuda: str, sampler: Sampler, temperature: float, rng: np.random.Generator) -> None:
+    agree(cuda, plain_draws(rng.random((7, 5)), temperature, sampler, V))
 
 
 @pytest.mark.parametrize("size", [1, 2, 255, 257])
-def test_vocabularies_of_any_size(size: int, rng: np.random.Generator) -> None:
-    agree(plain_draws(rng.random((4, 3)), 1.0, PLAIN, size), size)
+def test_vocabularies_of_any_size(cuda: str, size: int, rng: np.random.Generator) -> None:
+    agree(cuda, plain_draws(rng.random((4, 3)), 1.0, PLAIN, size), size)
 
 
-def test_uniform_numbers_at_the_ends() -> None:
+def test_uniform_numbers_at_the_ends(cuda: str) -> None:
     uniforms = np.array([[0.0, 1 - 2**-53], [1 - 2**-53, 0.0]])
-    agree(plain_draws(uniforms, 1.0, PLAIN, V))
-    agree(plain_draws(uniforms, 1e-3, PLAIN, V))
+    agree(cuda, plain_draws(uniforms, 1.0, PLAIN, V))
+    agree(cuda, plain_draws(uniforms, 1e-3, PLAIN, V))
 
 
-def test_streams_of_their_own(rng: np.random.Generator) -> None:
+def test_streams_of_their_own(cuda: str, rng: np.random.Generator) -> None:
     """Each its temperatures, sampler and bias; one ends early; calls in a row are captured and replayed."""
     draws = plain_draws(rng.random((6, 4)), 1.0, Sampler(redraw=True), V)
     bias = rng.standard_normal((4, V))
@@ -70,12 +70,12 @@ def test_streams_of_their_own(rng: np.random.Generator) -> None:
     draws = draws._replace(
         bias=bias, samplers=np.array(samplers, SAMPLERS), temperatures=rng.choice([0, 0.5, 2], (6, 4))
     )
-    agree(draws, calls=4)
-    agree(draws._replace(remaining=np.array([6, 2, 9, 0])))
+    agree(cuda, draws, calls=4)
+    agree(cuda, draws._replace(remaining=np.array([6, 2, 9, 0])))
 
 
-def test_all_tokens_come_in_one_launch(rng: np.random.Generator) -> None:
-    ops = make_ops("cupy-emulated")
+def test_all_tokens_come_in_one_launch(cuda: str, rng: np.random.Generator) -> None:
+    ops = make_ops(cuda)
     draws = plain_draws(rng.random((8, 3)), 1.0, PLAIN, V)
     drawn(ops, draws, calls=1)
     model = LanguageModel(V, 9, 2, backend=ops, dtype="float32")
@@ -100,8 +100,8 @@ def test_what_only_the_host_draws(rng: np.random.Generator) -> None:
         assert not TokenLoop.takes(draws, None)
 
 
-def test_logits_that_are_no_numbers(rng: np.random.Generator) -> None:
-    ops = make_ops("cupy-emulated")
+def test_logits_that_are_no_numbers(cuda: str, rng: np.random.Generator) -> None:
+    ops = make_ops(cuda)
     model = LanguageModel(V, 9, 2, backend=ops)
     model.parameters["head.bias"][200:] = np.inf
     logits, state = model.forward(np.zeros((1, 2), int))

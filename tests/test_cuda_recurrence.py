@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import make_ops
-from cuda_emulator import RawModule, rounded
+from cuda_emulator import Function, RawModule, rounded
 from numpy.testing import assert_allclose
 from test_cuda_source import compile_for
 
@@ -27,14 +27,14 @@ class BfloatOps(NumPyOps):
         return super().matmul(rounded(a, 8), rounded(b, 8), out)
 
 
-def compared(T: int, B: int, H: int, plan: Plan | None = None) -> None:
+def compared(cuda: str, T: int, B: int, H: int, plan: Plan | None = None) -> None:
     """Forward and backward, the states' gradients too."""
     rng = np.random.default_rng([T, B, H])
     wx = rng.standard_normal((T, B, 3 * H)).astype(np.float32)
     R = (rng.standard_normal((H, 3 * H)) / np.sqrt(H)).astype(np.float32)
     h0, c0, dc = (rng.uniform(-1, 1, (B, H)).astype(np.float32) for _ in range(3))
     dh = rng.standard_normal((T, B, H)).astype(np.float32)
-    ops, reference = make_ops("cupy-emulated"), BfloatOps()
+    ops, reference = make_ops(cuda), BfloatOps()
     ops.matmul_precision = "medium"
     if plan is not None:
         ops._persistent.plan = lambda H, B: plan  # type: ignore[method-assign]
@@ -55,14 +55,14 @@ def compared(T: int, B: int, H: int, plan: Plan | None = None) -> None:
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize(("T", "B", "H"), [(1, 1, 1), (2, 3, 17), (4, 9, 64), (3, 17, 100), (3, 5, 130)])
 def test_sizes_that_nothing_divides(
-    T: int, B: int, H: int, backwards: bool, monkeypatch: pytest.MonkeyPatch
+    cuda: str, T: int, B: int, H: int, backwards: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RawModule, "backwards", backwards)
-    compared(T, B, H)
+    compared(cuda, T, B, H)
 
 
-def test_the_largest_cluster() -> None:
-    compared(2, 3, 500)
+def test_the_largest_cluster(cuda: str) -> None:
+    compared(cuda, 2, 3, 500)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_the_largest_cluster() -> None:
         Plan(60, 2, 32, 24, 3),
     ],
 )
-def test_other_plans(plan: Plan) -> None:
-    compared(3, 19, plan.HIDDEN, plan)
+def test_other_plans(cuda: str, plan: Plan) -> None:
+    compared(cuda, 3, 19, plan.HIDDEN, plan)
 
 
 def test_plans() -> None:
@@ -104,6 +104,31 @@ def test_what_does_not_fit_runs_step_by_step(caplog: pytest.LogCaptureFixture) -
         assert ops._plan(3, 2, 64, np.dtype(np.float32)) is None
     assert "no thread-block clusters" in caplog.records[-1].message
     assert isinstance(ops._persistent, PersistentRecurrence)
+
+
+def test_a_device_that_does_not_take_the_launch_goes_step_by_step(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ops = make_ops("cupy-emulated")
+    ops.matmul_precision = "medium"
+    wx, R, state = (ops.asarray(np.full(shape, 0.1, np.float32)) for shape in ((4, 3, 48), (16, 48), (3, 16)))
+    expected = ops.cifg_forward(wx, R, state, state)
+    dh, launch = ops.asarray(np.ones((4, 3, 16), np.float32)), Function.__call__
+
+    def refuse(self: Function, *given: Any, **named: Any) -> None:
+        if self._name.startswith("recurrence"):
+            raise RuntimeError("cudaErrorLaunchOutOfResources")
+        launch(self, *given, **named)
+
+    back = ops.cifg_backward(dh, state, R, expected)
+    monkeypatch.setattr(Function, "__call__", refuse)
+    found = ops.cifg_forward(wx, R, state, state)
+    again = ops.cifg_backward(dh, state, R, found)
+    for ours, theirs in zip((*found, *again), (*expected, *back), strict=True):
+        assert_allclose(ops.to_numpy(ours), ops.to_numpy(theirs), rtol=0, atol=2e-3)
+    assert [record.message for record in caplog.records] == [
+        "the recurrence takes a product and a kernel for each step: cudaErrorLaunchOutOfResources"
+    ]
 
 
 @pytest.mark.parametrize("architecture", ["sm_90", "sm_100", "sm_120"])

@@ -11,7 +11,7 @@ from .dropout import mask_key
 from .layers import CIFGTape, LayerGradients, LayerInput
 from .ops import Ops
 from .optimizer import RULES, Update
-from .precision import MatmulPrecision, bfloat16_engine
+from .precision import MatmulPrecision, bfloat16_engine, rounded_precisions
 from .sampling import (
     PLAIN,
     SAMPLERS,
@@ -29,7 +29,8 @@ from .sampling import (
 __all__ = [
     "BACKENDS", "PLAIN", "RULES", "SAMPLERS", "Array", "CIFGTape", "Drawn", "Draws", "LayerGradients",
     "LayerInput", "MatmulPrecision", "Ops", "Sampler", "Scores", "StepWeights", "Update", "check_dtype",
-    "describe_backends", "draw", "get_ops", "mask_key", "no_constraint", "plain_draws", "unavailable",
+    "describe_backends", "draw", "get_ops", "mask_key", "no_constraint", "plain_draws",
+    "rounded_precisions", "unavailable",
 ]  # fmt: skip
 
 BACKENDS = {"numpy": "numpy_ops.NumPyOps", "numba": "numba_ops.NumbaOps", "cupy": "cupy_ops.CuPyOps"}

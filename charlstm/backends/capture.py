@@ -14,7 +14,9 @@ from typing import Any
 
 from .sampling import Array
 
-MOST_GRAPHS = 4  # of one function: each holds the memory of all its intermediate results
+MOST_GRAPHS = 4  # of one function: each holds its inputs and results
+IDLE = 200  # calls after which the place of a graph that was not called is free
+ATTEMPTS = 2  # at capturing: the first one may have found too little memory in the pool
 logger = logging.getLogger("charlstm")
 
 
@@ -32,60 +34,121 @@ class Captured:
         function: Callable[..., tuple[Any, ...]],
         on_device: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        """Inside of `on_device()` the function's numbers stay on the device."""
+        """Inside of `on_device()` the function's numbers stay on the device.
+
+        What the function holds lives as long as this object: it should not hold its owner.
+        """
         self._xp, self._function, self._on_device = xp, function, on_device
-        self._graphs: dict[Any, _Graph | None] = {}  # by signature; None: seen once, or not to be captured
-        self._failed = False
+        self._known: dict[Any, _Shape] = {}  # by signature
+        self._memory: _Memory | None = None
+        self._calls, self._failed = 0, False
+        self.replayed = False
+        """Whether the last call replayed a graph."""
 
     def __call__(self, *inputs: Array | None) -> tuple[Any, ...]:
-        signature = tuple(None if x is None else (x.shape, x.dtype.str) for x in inputs)
-        graph = self._graphs.get(signature)
-        if graph is None and self._worth_it(signature):
-            graph = self._graphs[signature] = self._capture(inputs)
+        self._calls += 1
+        graph = None if self._failed else self._graph(inputs)
+        self.replayed = graph is not None
         if graph is not None:
             return graph.replay(inputs)
+        try:
+            return self._run(*inputs)
+        except MemoryError:
+            if self._memory is None:
+                raise
+            self._give_up(MemoryError("the device has no memory left beside what graphs hold"))
+        return self._run(*inputs)
+
+    def _run(self, *inputs: Array | None) -> tuple[Any, ...]:
         with self._on_device():
             return self._function(*inputs)
 
-    def _worth_it(self, signature: Any) -> bool:
-        if self._failed:
-            return False
-        if signature in self._graphs:
-            return True
-        if len(self._graphs) < MOST_GRAPHS:
-            self._graphs[signature] = None
-        return False
+    def _graph(self, inputs: Sequence[Array | None]) -> _Graph | None:
+        """That of such inputs, once they have come for the second time."""
+        signature = tuple(None if x is None else (x.shape, x.dtype.str) for x in inputs)
+        known = self._known.get(signature)
+        if known is None:
+            self._make_room()
+            if len(self._known) < MOST_GRAPHS:
+                self._known[signature] = _Shape(self._calls)
+            return None
+        known.called = self._calls
+        if known.graph is None:
+            known.graph = self._capture(inputs)
+        return known.graph
+
+    def _make_room(self) -> None:
+        """Forget shapes that have come once only, or not for long."""
+        if len(self._known) < MOST_GRAPHS:
+            return
+        old = [
+            s for s, known in self._known.items() if known.graph is None or known.called < self._calls - IDLE
+        ]
+        if old:
+            del self._known[min(old, key=lambda signature: self._known[signature].called)]
 
     def _capture(self, inputs: Sequence[Array | None]) -> _Graph | None:
         try:
-            with self._on_device():
-                return _Graph(self._xp, self._function, inputs)
+            if self._memory is None:
+                self._memory = _Memory(self._xp)
+            return _Graph(self._xp, self._run, inputs, self._memory)
         except (RuntimeError, MemoryError) as error:  # of CUDA, or of a library that cannot be captured
-            self._failed = True
-            logger.warning("no CUDA graph, kernels are launched one by one: %s", error)
+            self._give_up(error.__context__ or error)  # the end of a capture that has failed fails too
             return None
+
+    def _give_up(self, error: BaseException) -> None:
+        self._failed = True
+        self._known.clear()
+        self._memory = None
+        logger.warning("no CUDA graph, kernels are launched one by one: %s", error)
+
+
+class _Shape:
+    """Inputs of some shapes: when they came last, and their graph, if they have come twice."""
+
+    def __init__(self, called: int) -> None:
+        self.called = called
+        self.graph: _Graph | None = None
+
+
+class _Memory:
+    """Where the graphs of one function are captured: they run one after the other, and share their memory."""
+
+    def __init__(self, xp: Any) -> None:
+        self.pool = xp.cuda.MemoryPool()
+        self.stream = xp.cuda.Stream(non_blocking=True)  # others cannot be captured; pools go by stream
 
 
 class _Graph:
-    """A graph with its inputs, results and all memory in between."""
+    """A graph with its inputs and results."""
 
     def __init__(
-        self, xp: Any, function: Callable[..., tuple[Any, ...]], inputs: Sequence[Array | None]
+        self,
+        xp: Any,
+        function: Callable[..., tuple[Any, ...]],
+        inputs: Sequence[Array | None],
+        memory: _Memory,
     ) -> None:
-        self._xp, self._pool = xp, xp.cuda.MemoryPool()
+        pool, stream = memory.pool, memory.stream
         before = xp.cuda.get_current_stream()
         xp.get_default_memory_pool().free_all_blocks()  # what running without a graph has taken
-        stream = xp.cuda.Stream(non_blocking=True)  # others cannot be captured
         stream.wait_event(before.record())
-        with xp.cuda.using_allocator(self._pool.malloc), stream:
+        with xp.cuda.using_allocator(pool.malloc), stream:
             self._inputs = [None if x is None else xp.array(x) for x in inputs]
             function(*self._inputs)  # fills the pool and loads the kernels: neither can be captured
             stream.synchronize()
-            stream.begin_capture()
-            try:
-                self._results = function(*self._inputs)
-            finally:
-                self._graph = stream.end_capture()
+            for _ in range(ATTEMPTS):
+                held = pool.total_bytes()
+                self._results: tuple[Any, ...] = ()  # those of the attempt before need no memory
+                stream.begin_capture()
+                try:
+                    self._results = function(*self._inputs)
+                finally:
+                    self._graph = stream.end_capture()
+                if pool.total_bytes() == held:
+                    return
+        # a pool that runs out gives back its free blocks, which kernels captured before may use
+        raise MemoryError("the memory of a graph has moved while it was captured")
 
     def replay(self, inputs: Sequence[Array | None]) -> tuple[Any, ...]:
         for own, given in zip(self._inputs, inputs, strict=True):

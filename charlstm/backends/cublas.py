@@ -7,7 +7,7 @@ currently unsupported", cupy issue 6290), has no bfloat16 products of float32 ma
 from __future__ import annotations
 
 import ctypes
-import math
+import threading
 import weakref
 from typing import Any
 
@@ -24,16 +24,11 @@ DEFAULT_ALGORITHM = -1
 
 
 class Cublas:
-    """A handle of cuBLAS on the current device."""
+    """cuBLAS on the current device; each thread that asks for a product has a handle of its own."""
 
     def __init__(self, xp: Any) -> None:
         self._xp, self._library = xp, load_library()
-        handle = ctypes.c_void_p()
-        self._check(self._library.cublasCreate_v2(ctypes.byref(handle)), "cublasCreate")
-        self._handle = handle
-        weakref.finalize(self, self._library.cublasDestroy_v2, handle).atexit = False
-        self._workspace = xp.empty((WORKSPACE,), dtype=xp.uint8)
-        self._stream: int | None = None
+        self._of_thread = threading.local()
 
     def gemm(self, a: Array, b: Array, out: Array, precision: str, accumulate: bool) -> None:
         """out (M, N) = a (M, K) b (K, N), or += with `accumulate`; all of one dtype, `out` C-contiguous.
@@ -47,17 +42,17 @@ class Cublas:
             if not accumulate:
                 out[...] = 0
             return
-        self._follow_stream()
+        handle = self._handle()
         # cuBLAS counts by columns: it computes the transposes, out^T = b^T a^T
         (b, of_b, step_b), (a, of_a, step_a) = (self._operand(x) for x in (b, a))
         compute = COMPUTE_FLOAT64 if name == "float64" else COMPUTE_TYPES[precision]
         kind, scalar = REAL_TYPES[name], SCALARS[name]
         status = self._library.cublasGemmEx(
-            self._handle, of_b, of_a, N, M, K, ctypes.byref(scalar(1)),
+            handle, of_b, of_a, N, M, K, ctypes.byref(scalar(1)),
             _pointer(b), kind, step_b, _pointer(a), kind, step_a,
             ctypes.byref(scalar(1 if accumulate else 0)), _pointer(out), kind, N, compute, DEFAULT_ALGORITHM,
         )  # fmt: skip
-        self._check(status, "cublasGemmEx")
+        check(status, "cublasGemmEx")
 
     def _operand(self, x: Array) -> tuple[Array, int, int]:
         """The matrix, copied where it has to be; 0, or 1 where it is transposed in memory; its leading dimension."""
@@ -69,26 +64,42 @@ class Cublas:
             return x, 1, max(along if columns > 1 else rows, 1)
         return self._xp.ascontiguousarray(x), 0, columns
 
-    def _follow_stream(self) -> None:
-        """Run on CuPy's current stream; cuBLAS forgets its workspace when it changes streams."""
-        stream = self._xp.cuda.get_current_stream().ptr
-        if stream == self._stream:
-            return
-        handle = self._handle
-        self._check(self._library.cublasSetStream_v2(handle, ctypes.c_void_p(stream)), "cublasSetStream")
-        size = ctypes.c_size_t(math.prod(self._workspace.shape))
-        status = self._library.cublasSetWorkspace_v2(handle, _pointer(self._workspace), size)
-        self._check(status, "cublasSetWorkspace")
-        self._stream = stream
+    def _handle(self) -> ctypes.c_void_p:
+        """This thread's, on its current stream."""
+        found: _Handle | None = getattr(self._of_thread, "handle", None)
+        if found is None:
+            found = self._of_thread.handle = _Handle(self._xp, self._library)
+        return found.on(self._xp.cuda.get_current_stream())
 
-    @staticmethod
-    def _check(status: int, what: str) -> None:
-        if status == 3:  # CUBLAS_STATUS_ALLOC_FAILED
-            raise DeviceError(
-                f"{what}: out of GPU memory: try a smaller --hidden-size, --batch-size or --seq-len"
-            )
-        if status:
-            raise DeviceError(f"{what} failed with cuBLAS's status {status}")
+
+class _Handle:
+    def __init__(self, xp: Any, library: Any) -> None:
+        self._library, self._handle = library, ctypes.c_void_p()
+        check(library.cublasCreate_v2(ctypes.byref(self._handle)), "cublasCreate")
+        weakref.finalize(self, library.cublasDestroy_v2, self._handle).atexit = False
+        self._workspace = xp.empty((WORKSPACE,), dtype=xp.uint8)
+        self._stream: Any = None  # held, so that no other stream gets its address
+
+    def on(self, stream: Any) -> ctypes.c_void_p:
+        """The handle, on this stream; cuBLAS forgets its workspace when it changes streams."""
+        if self._stream is None or stream.ptr != self._stream.ptr:
+            place = ctypes.c_void_p(stream.ptr)
+            check(self._library.cublasSetStream_v2(self._handle, place), "cublasSetStream")
+            size = ctypes.c_size_t(WORKSPACE)
+            status = self._library.cublasSetWorkspace_v2(self._handle, _pointer(self._workspace), size)
+            check(status, "cublasSetWorkspace")
+            self._stream = stream
+        return self._handle
+
+
+def check(status: int, what: str) -> None:
+    """DeviceError for a status that is not that of success."""
+    if status == 3:  # CUBLAS_STATUS_ALLOC_FAILED
+        raise DeviceError(
+            f"{what}: out of GPU memory: try a smaller --hidden-size, --batch-size or --seq-len"
+        )
+    if status:
+        raise DeviceError(f"{what} failed with cuBLAS's status {status}")
 
 
 def load_library() -> ctypes.CDLL:

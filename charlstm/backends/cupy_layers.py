@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ class CuPyLayers(Ops):
         self._table = KernelTable(xp)
         self._persistent = PersistentRecurrence(xp, self._table)
         self._cublas: Cublas | None = None
-        self._leaves_numbers = False
+        self._numbers = threading.local()
 
     # ---- arrays -------------------------------------------------------------------------
 
@@ -68,14 +69,15 @@ class CuPyLayers(Ops):
     @contextmanager
     def _leaving_numbers(self) -> Iterator[None]:
         """Inside, numbers stay on the device."""
-        before, self._leaves_numbers = self._leaves_numbers, True
+        before = getattr(self._numbers, "stay", False)
+        self._numbers.stay = True
         try:
             yield
         finally:
-            self._leaves_numbers = before
+            self._numbers.stay = before
 
     def _number(self, x: Array) -> Any:
-        return x if self._leaves_numbers else float(x)
+        return x if getattr(self._numbers, "stay", False) else float(x)
 
     # ---- products and look-ups ----------------------------------------------------------
 
@@ -166,8 +168,7 @@ class CuPyLayers(Ops):
         h, c = (self.empty((T + 1, B, H), gates.dtype) for _ in range(2))
         h[0], c[0] = h0, c0
         R, plan = self.xp.ascontiguousarray(R), self._plan(T, B, H, h.dtype)
-        if plan is not None:
-            self._persistent.forward(plan, gates, R, h, c)
+        if plan is not None and self._persistent.forward(plan, gates, R, h, c):
             return CIFGTape(h, c, gates)
         for t in range(T):
             self._product(h[t], R, gates[t], accumulate=True)
@@ -194,33 +195,15 @@ class CuPyLayers(Ops):
         dwx = self.empty((T, B, 3 * H), dh.dtype)
         dc, dh_after = self.empty((B, H), dh.dtype), self.zeros((B, H), dh.dtype)
         dc[...] = dc_last
-        plan = self._plan(T, B, H, dh.dtype)
-        if plan is not None:
-            whole = CIFGTape(tape.h, c, gates)
-            self._persistent.backward(plan, dh, dc, xp.ascontiguousarray(R), whole, dwx, dh_after)
+        plan, whole = self._plan(T, B, H, dh.dtype), CIFGTape(tape.h, c, gates)
+        R = xp.ascontiguousarray(R)
+        if plan is not None and self._persistent.backward(plan, dh, dc, R, whole, dwx, dh_after):
             return dwx, dh_after, dc
         for t in range(T - 1, -1, -1):
             arrays = dh[t], dh_after, dc, gates[t], c[t], c[t + 1], dwx[t]
             kernels.launch("gates_backward", blocks_for(B * H), *arrays, np.int32(B), np.int32(H))
             self._product(dwx[t], R.T, dh_after)
         return dwx, dh_after, dc
-
-    def gates_forward(self, a: Array, c_prev: Array) -> tuple[Array, Array, Array]:
-        gates, c, h = (self.empty(x.shape, x.dtype) for x in (a, c_prev, c_prev))
-        gates[...] = a
-        self._activate(gates, self.xp.ascontiguousarray(c_prev), c, h)
-        return gates, c, h
-
-    def gates_backward(
-        self, dh: Array, dc: Array, gates: Array, c_prev: Array, c: Array
-    ) -> tuple[Array, Array]:
-        B, H = c.shape
-        dh, gates, c_prev, c = (self.xp.ascontiguousarray(x) for x in (dh, gates, c_prev, c))
-        da, dc_prev = self.empty(gates.shape, gates.dtype), self.empty(c.shape, c.dtype)
-        dc_prev[...] = dc
-        arrays = dh, NULL, dc_prev, gates, c_prev, c, da
-        self._kernels(c).launch("gates_backward", blocks_for(c.size), *arrays, np.int32(B), np.int32(H))
-        return da, dc_prev
 
     # ---- parts --------------------------------------------------------------------------
 

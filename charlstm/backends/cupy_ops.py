@@ -91,14 +91,6 @@ class CuPyOps(CuPyLayers):
         self._kernels(logits).launch("softmax", blocks_for(32 * N), logits, out, np.int64(N), np.int32(V))
         return out
 
-    def softmax_cross_entropy(
-        self, logits: Array, targets: Array, smoothing: float = 0.0, row_weights: Array | None = None
-    ) -> tuple[float, Array]:
-        logits = self.xp.ascontiguousarray(logits)
-        dlogits = self.empty(logits.shape, logits.dtype)
-        loss, _ = self._cross_entropy(logits, None, targets, smoothing, row_weights, dlogits)
-        return self._number(loss), dlogits
-
     def head_loss(
         self, rows: Array, weight: Array, bias: Array, targets: Array, row_weights: Array | None = None
     ) -> tuple[float, float]:
@@ -201,9 +193,7 @@ class CuPyOps(CuPyLayers):
     def clipping(self, norm: Any, limit: float) -> Any:
         if not isinstance(norm, self.xp.ndarray):
             return super().clipping(norm, limit)
-        out = self.empty((), self.xp.float64)
-        self._table.of("float32").launch("clipping_factor", 1, norm, np.float64(limit), out, threads=1)
-        return out
+        return limit / self.xp.maximum(norm, limit)
 
     def optimizer_update(
         self, update: Update, parameters: Array, gradients: Array, slots: Sequence[Array]

@@ -72,17 +72,23 @@ class PersistentRecurrence:
             logger.info("the recurrence takes a product and a kernel for each step: %s", why)
         return plan
 
-    def forward(self, plan: Plan, gates: Array, R: Array, h: Array, c: Array) -> None:
-        """From pre-activations (T, B, 3H), which become the gates, and slot 0 of h and c (T+1, B, H)."""
-        self._launch(plan, "recurrence_forward", gates.shape, gates, R, h, c)
+    def forward(self, plan: Plan, gates: Array, R: Array, h: Array, c: Array) -> bool:
+        """From pre-activations (T, B, 3H), which become the gates, and slot 0 of h and c (T+1, B, H).
+
+        False, and nothing done, where the device does not take the launch.
+        """
+        return self._launch(plan, "recurrence_forward", gates.shape, gates, R, h, c)
 
     def backward(
         self, plan: Plan, dh: Array, dc: Array, R: Array, tape: CIFGTape, da: Array, dh0: Array
-    ) -> None:
-        """Writes da (T, B, 3H) and dh0 (B, H); takes dc (B, H) to before the first step. All contiguous."""
-        self._launch(plan, "recurrence_backward", da.shape, dh, dc, R, tape.gates, tape.c, da, dh0)
+    ) -> bool:
+        """Writes da (T, B, 3H) and dh0 (B, H); takes dc (B, H) to before the first step. All contiguous.
 
-    def _launch(self, plan: Plan, name: str, shape: tuple[int, ...], *arrays: Array) -> None:
+        False as for `forward`.
+        """
+        return self._launch(plan, "recurrence_backward", da.shape, dh, dc, R, tape.gates, tape.c, da, dh0)
+
+    def _launch(self, plan: Plan, name: str, shape: tuple[int, ...], *arrays: Array) -> bool:
         kernels = self._table.of("float32", "cluster", "recurrence", macros=plan._asdict())
         shared = plan.shared(name == "recurrence_backward")
         if shared > SHARED:
@@ -90,4 +96,10 @@ class PersistentRecurrence:
         T, B = shape[:2]
         blocks = plan.CLUSTER * -(-B // plan.ROWS)
         sizes = np.int32(T), np.int32(B)
-        kernels.launch(name, blocks, *arrays, *sizes, threads=32 * plan.WARPS, shared=shared)
+        try:
+            kernels.launch(name, blocks, *arrays, *sizes, threads=32 * plan.WARPS, shared=shared)
+        except RuntimeError as error:  # of CUDA: part of a GPU may have no room for a cluster
+            self._clusters = False
+            logger.warning("the recurrence takes a product and a kernel for each step: %s", error)
+            return False
+        return True

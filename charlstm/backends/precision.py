@@ -21,16 +21,29 @@ def on_host(asked: MatmulPrecision, backend: str) -> MatmulPrecision:
     _check(asked)
     if asked == "highest":
         return asked
-    reason = bfloat16_unavailable() if backend == "numba" else f"the {backend} backend has no such products"
-    if asked == "high" and reason is None:
-        missing = import_module("..kernels.features", __package__).NO_TILES
-        reason = missing and f"three products of parts are slower than one of float32 without: {missing}"
+    reason = _missing(asked, backend)
     if reason is None:
         return "high" if asked == "high" else "medium"
     if asked != "auto" and reason not in _told:
         _told.add(reason)
         _log.warning("matrix products are made with precision highest, not %s: %s", asked, reason)
     return "highest"
+
+
+def _missing(asked: MatmulPrecision, backend: str) -> str | None:
+    """What a backend of the host has not got for such products, or None."""
+    if backend != "numba":
+        return f"the {backend} backend has no such products"
+    missing: str | None = import_module("..kernels.features", __package__).NO_TILES
+    if asked == "high" and missing and bfloat16_unavailable() is None:
+        return f"three products of parts are slower than one of float32 without: {missing}"
+    return bfloat16_unavailable()
+
+
+def rounded_precisions(backend: str) -> list[MatmulPrecision]:
+    """Those less exact than highest that a backend makes products with on this machine."""
+    every: tuple[MatmulPrecision, ...] = ("high", "medium")
+    return [asked for asked in every if backend == "cupy" or _missing(asked, backend) is None]
 
 
 def on_device(asked: MatmulPrecision) -> MatmulPrecision:

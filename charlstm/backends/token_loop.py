@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ class TokenLoop:
 
     def __init__(self, xp: Any, table: KernelTable, step: Step, captured: Callable[[Any], Any]) -> None:
         """`step` takes tokens (B,) and changes logits (B, V), h and c (L, B, H) in place."""
-        self._xp, self._table, self._step = xp, table, step
-        self._run = captured(self._draw)
+        self._xp = xp
+        self._run = captured(partial(_draw, xp, table, step))
 
     @staticmethod
     def takes(draws: Draws, alternatives: int | None) -> bool:
@@ -54,27 +55,30 @@ class TokenLoop:
         logits, h, c = (x.copy() for x in state)  # a captured function's results live until its next call
         return drawn._replace(tokens=tokens, counts=counts, logits=logits, h=h, c=c)
 
-    def _draw(
-        self,
-        logits: Array,
-        h: Array,
-        c: Array,
-        uniforms: Array,
-        temperatures: Array,
-        least: Array,
-        redraws: Array,
-        remaining: Array,
-        bias: Array | None,
-    ) -> tuple[Array, ...]:
-        """Tokens (N, B), whether the logits of each stream were finite (B,), and the state after them."""
-        xp, (N, B, numbers) = self._xp, uniforms.shape
-        kernels, V = self._table.of(logits.dtype.name), logits.shape[1]
-        logits, h, c = (x.copy() for x in (logits, h, c))
-        tokens, finite = xp.empty((N, B), dtype=xp.int64), xp.ones((B,), dtype=xp.int32)
-        added = NULL if bias is None else bias
-        sizes = np.int32(B), np.int32(numbers), np.int32(V)
-        for n in range(N):
-            given = logits, uniforms, temperatures, added, least, redraws, remaining
-            kernels.launch("draw_tokens", B, *given, tokens, finite, np.int32(n), *sizes)
-            self._step(tokens[n], logits, h, c)
-        return tokens, finite, logits, h, c
+
+def _draw(
+    xp: Any,
+    table: KernelTable,
+    step: Step,
+    logits: Array,
+    h: Array,
+    c: Array,
+    uniforms: Array,
+    temperatures: Array,
+    least: Array,
+    redraws: Array,
+    remaining: Array,
+    bias: Array | None,
+) -> tuple[Array, ...]:
+    """Tokens (N, B), whether the logits of each stream were finite (B,), and the state after them."""
+    N, B, numbers = uniforms.shape
+    kernels, V = table.of(logits.dtype.name), logits.shape[1]
+    logits, h, c = (x.copy() for x in (logits, h, c))
+    tokens, finite = xp.empty((N, B), dtype=xp.int64), xp.ones((B,), dtype=xp.int32)
+    added = NULL if bias is None else bias
+    sizes = np.int32(B), np.int32(numbers), np.int32(V)
+    for n in range(N):
+        given = logits, uniforms, temperatures, added, least, redraws, remaining
+        kernels.launch("draw_tokens", B, *given, tokens, finite, np.int32(n), *sizes)
+        step(tokens[n], logits, h, c)
+    return tokens, finite, logits, h, c

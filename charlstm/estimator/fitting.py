@@ -10,10 +10,11 @@ from ..backends import Array, MatmulPrecision, get_ops, unavailable
 from ..config import ModelConfig, TrainingConfig
 from ..errors import DivergedError
 from ..model import CIFGModel, SequenceClassifier, SequenceRegressor
-from ..training.divergence import DivergingError
-from ..training.learner import Learner, check_finite
+from ..training.divergence import DivergingError, check_finite
+from ..training.learner import Learner
 from .sequences import Batch, Sequences
 
+READ_AT_ONCE = 10  # steps whose losses a device is asked for together
 ROWS_AT_ONCE = 1 << 16  # time steps of all sequences that are read side by side for predictions
 
 
@@ -102,7 +103,7 @@ class Fitter:
             values, counts, weight = targets.batch(batch, which)
             found = self._learner.gradients(self._steps, data.rows[batch.steps], values, None, **counts)
             unread.append((self._steps, found.loss, found.norm, weight))
-            if found.read:
+            if found.read or len(unread) == READ_AT_ONCE:
                 total += read()
                 unread.clear()
             self._learner.learn(self._updates, found, done + share * k / len(parts))
@@ -167,9 +168,9 @@ class Fitter:
 
 def _checked(step: int, loss: Any, norm: Any) -> float:
     """A step's loss; DivergedError unless it and the gradients are finite numbers."""
-    loss = float(loss)
+    value = float(loss)
     try:
-        check_finite(loss, float(norm), step)
+        check_finite(value, float(norm), step)
     except DivergingError as problem:
         raise DivergedError(f"{problem}: try a smaller learning_rate, or scale the features") from None
-    return loss
+    return value

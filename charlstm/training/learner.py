@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..backends import Array
 from ..cifg import State
 from ..config import TrainingConfig
 from ..model import CIFGModel, Penalties, StepInputs
-from .divergence import DivergingError
 from .optimizer import Optimizer, WeightAverage
 from .schedule import learning_rate
 
@@ -28,20 +27,12 @@ class StepGradients(NamedTuple):
         return isinstance(self.loss, float)
 
 
-def check_finite(loss: float, norm: float, step: int) -> None:
-    """DivergingError unless a step's loss and the norm of its gradients are finite numbers."""
-    if not math.isfinite(loss) or not math.isfinite(norm):
-        what = "gradient" if math.isfinite(loss) else "loss"
-        raise DivergingError(f"the {what} is no longer a finite number at step {step}")
-
-
 class Learner:
     """Changes a model by the gradients of batches, whatever they are of: text or feature vectors."""
 
     def __init__(self, model: CIFGModel, config: TrainingConfig) -> None:
         self._model, self._config = model, config
-        self._penalties = Penalties.of(config)
-        self._run = model.ops.captured(self._compute)
+        self._run = model.ops.captured(partial(_compute, model, Penalties.of(config)))
         self.optimizer = Optimizer(model, config)
         self.average = WeightAverage(model, config) if config.averaging != "none" else None
 
@@ -53,11 +44,6 @@ class Learner:
         given = self._model.step_inputs(x, targets, state, (self._config.seed, step), **counts)
         loss, flat, norm, h, c = self._run(*given)
         return StepGradients(loss, flat, norm, State(h, c))
-
-    def _compute(self, *given: Any) -> tuple[Any, ...]:
-        """All of a step but the update, of arrays on the backend."""
-        loss, gradients, after = self._model.gradients_of(StepInputs(*given), self._penalties, False)
-        return loss, gradients.flat, self._model.ops.global_norm(gradients.flat), *after
 
     def learn(self, step: int, found: StepGradients, progress: float, factor: float = 1.0) -> float:
         """Change the weights; the learning rate at which that was done.
@@ -71,3 +57,9 @@ class Learner:
         if self.average is not None:
             self.average.stepped()
         return rate
+
+
+def _compute(model: CIFGModel, penalties: Penalties, *given: Any) -> tuple[Any, ...]:
+    """All of a step but the update, of arrays on the backend."""
+    loss, gradients, after = model.gradients_of(StepInputs(*given), penalties, False)
+    return loss, gradients.flat, model.ops.global_norm(gradients.flat), *after

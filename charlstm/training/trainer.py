@@ -24,7 +24,7 @@ from ..sampling import SamplingConfig
 from ..wording import write_text
 from .directory import MetricsLog, forget_later, model_card, run_readme
 from .divergence import DivergingError, JumpError, LossWatch
-from .learner import Learner, StepGradients, check_finite
+from .learner import Learner, StepGradients
 from .plots import plot_curves
 from .progress import Reporter
 from .report import write_report
@@ -61,11 +61,9 @@ class Trainer:
         self._stale = 0  # validations since the best one
         self._watch = LossWatch()
         self._validated_at = self._saved_at = -1
-        self._since: list[float] = []  # losses since the last line of metrics
-        self._unread: list[tuple[int, Any, Any]] = []  # step, loss and norm that may still be on the device
         self._clock = time.perf_counter()
         self._busy_seconds, self._busy_tokens = 0.0, 0  # of training alone, since the last line of metrics
-        self._rate, self._norm = 0.0, 0.0  # of the last step
+        self._rate = 0.0  # of the last step
 
     # ---- the loop -----------------------------------------------------------------------
 
@@ -130,6 +128,9 @@ class Trainer:
     def _do_what_is_due(self, metrics: MetricsLog) -> None:
         """After a step."""
         training = self.config.training
+        every = LOG_EVERY, training.sample_every, training.keep_every, training.eval_every
+        if any(number is not None and self.step % number == 0 for number in every):
+            self._settle()
         if self.step % LOG_EVERY == 0:
             self._log(metrics)
         if self.step % training.sample_every == 0:
@@ -185,9 +186,9 @@ class Trainer:
         started = time.perf_counter()
         batch = self.batches[self.step]
         found = self.gradients(self.step, batch)
-        self._unread.append((self.step, found.loss, found.norm))
+        self._watch.add(self.step, found.loss, found.norm)
         if found.read:
-            self._take_losses()
+            self._watch.read()
         share = len(batch.x) / self.batches.seq_len  # 1 unless lengths are random
         self._rate = self.learner.learn(self.step, found, done, self._rate_factor * share)
         self.state = found.state
@@ -199,20 +200,20 @@ class Trainer:
     def read_losses(self) -> None:
         """Wait for the steps whose losses are still on the device, and watch them.
 
-        A device is asked once in LOG_EVERY steps and before anything is kept, so that no step waits for the
-        one before. Raises DivergingError as `train_step` does where nothing is waited for.
+        Raises DivergingError, as `train_step` does where nothing is waited for.
         """
         started = time.perf_counter()
-        self._take_losses()
+        self._watch.read()
         self._busy_seconds += time.perf_counter() - started
 
-    def _take_losses(self) -> None:
-        while self._unread:
-            step, loss, norm = self._unread.pop(0)
-            loss, self._norm = float(loss), float(norm)
-            check_finite(loss, self._norm, step)
-            self._watch.stepped(loss, step)
-            self._since.append(loss)
+    def _settle(self) -> None:
+        """`read_losses`, and where a jump is let be, on to what is due all the same."""
+        while self._watch.unread:
+            try:
+                self.read_losses()
+            except JumpError as problem:
+                if not self._let_be(problem):
+                    raise
 
     def _log(self, metrics: MetricsLog) -> None:
         """A line of metrics that sums up the steps since the last one."""
@@ -223,12 +224,12 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
-            "loss": sum(self._since) / len(self._since),
+            "loss": sum(self._watch.since) / len(self._watch.since),
             "learning_rate": self._rate,
-            "gradient_norm": self._norm,
+            "gradient_norm": self._watch.norm,
             "tokens_per_second": round(speed, 1),
         }
-        self._since = []
+        self._watch.since = []
         self._busy_seconds, self._busy_tokens = 0.0, 0
         metrics.write(**line)
         self.reporter.step(line, done)
@@ -237,7 +238,7 @@ class Trainer:
 
     def _validate_and_save(self, metrics: MetricsLog) -> None:
         self.read_losses()
-        steady = self._watch.steady(self._since[-1] if self._since else None)
+        steady = self._watch.steady()
         if self._busy_tokens:
             self._log(metrics)
         with self._averaged():
@@ -296,12 +297,10 @@ class Trainer:
 
     def _roll_back(self, problem: DivergingError, metrics: MetricsLog) -> None:
         """Take up the last checkpoint, at a lower learning rate, unless that was done too often."""
-        if self.rollbacks >= self.config.training.max_rollbacks:
-            if not isinstance(problem, JumpError):
-                raise self._diverged(problem)
-            self._watch.let_be()
-            self.reporter.notice(f"{problem}: training goes on as it is")
+        if self._let_be(problem):
             return
+        if self.rollbacks >= self.config.training.max_rollbacks:
+            raise self._diverged(problem)
         count, factor, from_step = self.rollbacks + 1, SLOWER * self._rate_factor, self.step
         best = self.best_val_loss, self.best_step  # of the checkpoint "best", which may be newer than "last"
         last, _ = checkpoint.load(self.directory / "checkpoints" / "last", self.model.ops)
@@ -321,6 +320,14 @@ class Trainer:
             f"({count} of {self.config.training.max_rollbacks} times)"
         )
 
+    def _let_be(self, problem: DivergingError) -> bool:
+        """Whether training goes on as it is: after a jump, where it went back too often."""
+        if not isinstance(problem, JumpError) or self.rollbacks < self.config.training.max_rollbacks:
+            return False
+        self._watch.let_be()
+        self.reporter.notice(f"{problem}: training goes on as it is")
+        return True
+
     def _diverged(self, problem: DivergingError) -> DivergedError:
         kept = f"the last good checkpoint is kept in {self.directory / 'checkpoints'}"
         if self.best_val_loss is not None:
@@ -339,8 +346,7 @@ class Trainer:
             "seconds": self.seconds,
             "best_val_loss": self.best_val_loss,
             "best_step": self.best_step,
-            "losses_since_last_line": self._since,
-            "smoothed_loss": self._watch.record,
+            **self._watch.record,
             "validated_at": self._validated_at,
             "validations_since_best": self._stale,
             "learning_rate_factor": self._rate_factor,
@@ -390,7 +396,6 @@ class Trainer:
         last = self.directory / "checkpoints" / "last"
         saved = checkpoint.load_training(last, self.model, self._buffers())
         record = saved.progress
-        self._unread = []
         asarray, to_numpy = self.model.ops.asarray, self.model.ops.to_numpy
         try:
             self.step, self.tokens = int(record["step"]), int(record["tokens"])
@@ -398,8 +403,7 @@ class Trainer:
             best = record["best_val_loss"]
             self.best_val_loss = None if best is None else float(best)
             self.best_step = int(record["best_step"])
-            self._since = [float(loss) for loss in record["losses_since_last_line"]]
-            self._watch.restore(record["smoothed_loss"])
+            self._watch.restore(record)
             self._validated_at = int(record["validated_at"])
             self._stale, self.rollbacks = int(record["validations_since_best"]), int(record["rollbacks"])
             self._rate_factor = float(record["learning_rate_factor"])
