@@ -130,13 +130,15 @@ class Run:
         self,
         data: str | Path | Corpus | None = None,
         *,
-        split: Split = "val",
+        split: Split | None = None,
         encoding: str | None = None,
         on_unknown: OnUnknown | None = None,
         windows: bool = False,
         **options: Any,
     ) -> DetailedEvaluation:
-        """Loss, perplexity and more on a part of a text; by default the one it was trained on.
+        """Loss, perplexity and more on a text: all of a file, or what validates of a corpus.
+
+        By default the corpus is the run's own; `split` names another part.
 
         Keywords are those of `EvaluationConfig` as well: top_k, dynamic and others. `figures` of the
         result holds all figures by name, `intervals` what they are certain to.
@@ -153,7 +155,9 @@ class Run:
         )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
-        parts = parts_of(corpus, self.data_config, split)
+        parts = parts_of(
+            corpus, self.data_config, split or ("all" if isinstance(data, (str, Path)) else "val")
+        )
         if windows:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]

@@ -48,9 +48,9 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 
 class _Announcer(event.Listener):
-    """Logs that kernels are being compiled: the first time on a machine that takes a while.
+    """Logs that kernels are being compiled, and counts the time: the first time on a machine that takes a while.
 
-    Numba tells of compilations only, not of code that it finds in its cache, one at a time.
+    Numba tells of compilations only, not of code that it finds in its cache; one may lie within another.
     """
 
     log = logging.getLogger("charlstm")
@@ -58,12 +58,19 @@ class _Announcer(event.Listener):
 
     def __init__(self) -> None:
         self.compiled, self.told = 0, -math.inf
+        self.seconds, self._since, self._running = 0.0, 0.0, 0
 
     def on_start(self, started: event.Event) -> None:
+        if not self._running:
+            self._since = time.monotonic()
+        self._running += 1
         if not self.compiled and self._ours(started):
             self._tell("compiling kernels for this machine, once (up to half a minute)")
 
     def on_end(self, ended: event.Event) -> None:
+        self._running -= 1
+        if not self._running:
+            self.seconds += time.monotonic() - self._since
         if self._ours(ended):
             self.compiled += 1
             self._tell(f"  {self.compiled} kernels compiled")
@@ -78,4 +85,10 @@ class _Announcer(event.Listener):
         return told.data["dispatcher"].py_func.__module__.startswith(__package__ + ".")
 
 
-event.register("numba:compile", _Announcer())
+_announcer = _Announcer()
+event.register("numba:compile", _announcer)
+
+
+def compile_seconds() -> float:
+    """Seconds for which this process has been compiling so far."""
+    return _announcer.seconds

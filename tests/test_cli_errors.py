@@ -137,6 +137,27 @@ def test_a_reader_of_the_progress_that_leaves(tmp_path: Path, text: Path) -> Non
     assert json.loads((run / "checkpoints" / "last" / "training.json").read_text())["step"] == 400
 
 
+def test_pages_take_the_place_of_pages_only(small_run: charlstm.Run, tmp_path: Path, text: Path) -> None:
+    """A text that was to be read is not lost to a slip."""
+    before = text.read_bytes()
+    for command in (["inspect", small_run.directory], ["compare", small_run.directory]):
+        assert_fails(charlstm_command(*command, "--output", text), 2, "is no page of charlstm")
+        assert text.read_bytes() == before
+        page = tmp_path / "new folder" / f"{command[0]}.html"
+        for _ in range(2):
+            assert charlstm_command(*command, "--output", page).returncode == 0
+        assert page.read_text().startswith("<!doctype html>")
+
+
+def test_words_that_are_no_option(small_run: charlstm.Run, text: Path) -> None:
+    assert_fails(charlstm_command("train", text), 2, f"what is {text} for?", "--data")
+    assert_fails(charlstm_command("train", "--max-time", "-5s"), 2, "a duration reads", "'-5s'")
+    assert_fails(charlstm_command("train", "--data", "nothing.txt"), 3, "known by name: coffee")
+    done = charlstm_command("generate", small_run.directory, "--prompt-file", "nothing.txt")
+    assert_fails(done, 3, "no such file: nothing.txt")
+    assert "coffee" not in done.stderr
+
+
 def test_output_directories(tmp_path: Path, text: Path) -> None:
     taken = tmp_path / "taken"
     taken.mkdir()

@@ -173,7 +173,7 @@ def test_files_that_are_no_text(tmp_path: Path, content: bytes, encoding: str, p
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such file: .*known by name: coffee"):
+    with pytest.raises(DataError, match=r"no such file: .*none\.txt$"):
         read_text(tmp_path / "none.txt")
     for path in (tmp_path, tmp_path / ("long" * 100)):
         with pytest.raises(DataError, match="cannot be read"):

@@ -320,7 +320,7 @@ def test_the_command_refuses(tmp_path: Path, small_run: charlstm.Run) -> None:
     assert_fails(charlstm_command("inspect", run, "--length", "1"), 2, "length must be 2 to 20,000")
     model = run / "checkpoints" / "best"
     assert_fails(charlstm_command("inspect", model), 3, "--text")
-    nowhere = tmp_path / "none" / "page.html"
+    nowhere = empty / "page.html"  # below a file
     assert_fails(
         charlstm_command("inspect", run, "--length", "9", "--output", nowhere), 1, "cannot be written"
     )

@@ -253,3 +253,16 @@ def test_quotas_of_control_groups(tmp_path: Path, group: str, files: dict[str, s
         (root / name).write_text(text + "\n")
     assert cpu_quota(root, groups) == cores
     assert cpu_quota(tmp_path / "nowhere", tmp_path / "nothing") == math.inf
+
+
+def test_sizes_that_are_not_used_any_more_do_not_stand_in_the_way() -> None:
+    """A size whose last block is in use again is the one last used the longest, and has nothing to give."""
+    pool = MemoryPool(limit=400_000)
+    pool.empty((100_000,), "u1")
+    kept = pool.empty((100_000,), "u1")
+    assert kept.size
+    for size in range(300_000, 400_000, 10_000):
+        array = pool.empty((size,), "u1")
+        del array
+    assert pool._kept <= 400_000
+    assert pool._kept == sum(len(block) for blocks in pool._free.values() for block in blocks)

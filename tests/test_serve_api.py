@@ -269,7 +269,12 @@ def test_bodies_that_do_not_come(address: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_other_routes_and_methods(http: httpx.Client) -> None:
     refused(http.get("/v1/models/nothing"), 404, "nothing")
-    refused(http.get("/nothing"), 404)
+    refused(http.get("/nothing"), 404, "/docs")
+    answer = http.post("/v1/chat/completions", json={})
+    refused(answer, 404, "/v1/chat/completions")
+    assert answer.json()["error"]["code"] == "not_found"
+    body = b'{"prompt": "A", "max_tokens": 3}'
+    refused(http.post("/v1/completions", content=body), 400, "Content-Type: application/json")
     refused(http.get("/v1/completions"), 405)
     refused(http.post("/v1/completions", content="prompt=a"), 400)
     for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/nothing.js"):

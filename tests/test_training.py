@@ -18,6 +18,7 @@ from conftest import make_ops
 import charlstm
 from charlstm import Config, DataConfig, ModelConfig, TrainingConfig
 from charlstm.backends import Ops, Update
+from charlstm.backends.numpy_ops import NumPyOps
 from charlstm.data import Corpus, StreamBatches, coffee
 from charlstm.model import CIFGModel
 from charlstm.training import Reporter, prepare, reopen
@@ -270,6 +271,30 @@ def test_limits(tmp_path: Path, small_config: Config) -> None:
     assert clock.step > 0
     assert TrainingConfig().max_seconds == 60
     assert TrainingConfig(max_steps=5).max_seconds is None
+
+
+def test_no_limit_of_time_pays_for_compiling(
+    tmp_path: Path, small_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor the learning rate, which follows the clock, nor the tokens per second."""
+    compiled, step = [0.0], Trainer.train_step
+    monkeypatch.setattr(NumPyOps, "compile_seconds", lambda self: compiled[0])
+
+    def compiling(self: Trainer, done: float) -> None:
+        if self.step in (1, 5):
+            time.sleep(0.5)
+            compiled[0] += 0.5
+        step(self, done)
+
+    monkeypatch.setattr(Trainer, "train_step", compiling)
+    training = replace(small_config.training, max_steps=None, max_time="0.8s", eval_every=1000)
+    run = charlstm.train(
+        "coffee", replace(small_config, training=training), out=tmp_path, backend="numpy", quiet=True
+    )
+    lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+    assert compiled[0] == 1
+    assert lines[-1]["step"] > 5
+    assert 0.8 <= lines[-1]["seconds"] < 1.5
 
 
 def test_training_starts_again_where_a_kill_stopped_it(tmp_path: Path) -> None:

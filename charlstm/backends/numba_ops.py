@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..kernels import cpu, dropout, generation, optimizers
+from ..kernels import compiling, cpu, dropout, generation, optimizers
 from .checks import check_recurrence, weights_and_sum
 from .dropout import threshold_and_factor
 from .layers import CIFGTape
@@ -35,6 +35,9 @@ class NumbaOps(NumPyOps):
 
     def threads(self) -> int:
         return self._threads
+
+    def compile_seconds(self) -> float:
+        return float(compiling.compile_seconds())
 
     # ---- products and look-ups ----------------------------------------------------------
 

@@ -92,6 +92,10 @@ class Ops:
         """How many threads of the host compute."""
         return 1
 
+    def compile_seconds(self) -> float:
+        """Seconds that have gone into compiling so far, which the first use on a machine takes and others do not."""
+        return 0.0
+
     # ---- products and look-ups ----------------------------------------------------------
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:

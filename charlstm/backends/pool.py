@@ -64,8 +64,10 @@ class MemoryPool:
             self._free[len(memory)] = blocks  # now the last used
             while self._kept > self._limit:
                 oldest = next(iter(self._free))
-                self._kept -= len(self._free[oldest].pop())
-                if not self._free[oldest]:
+                unused = self._free[oldest]
+                if unused:  # else `_take` has had the last one
+                    self._kept -= len(unused.pop())
+                if not unused:
                     del self._free[oldest]
 
 

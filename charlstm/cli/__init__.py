@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 from rich.console import Console
 
 from .. import __version__
@@ -118,11 +118,14 @@ class _ToStderr(logging.Handler):
 
 
 def _with_stdin(arguments: Sequence[str]) -> list[str]:
-    """With `--data -` and the like as one word: a lone hyphen is a value here, not an option."""
+    """With `--data -` and `--max-time -5s` as one word: what begins with a hyphen is a value there, not an option."""
     joined: list[str] = []
     for argument in arguments:
-        if argument == "-" and joined and joined[-1] in ("--data", "--text", "--prompt-file"):
-            joined[-1] += "=-"
+        lone = argument == "-" and joined and joined[-1] in ("--data", "--text", "--prompt-file")
+        if lone or (
+            joined and joined[-1] == "--max-time" and argument.startswith("-") and argument[1:2].isdigit()
+        ):
+            joined[-1] += f"={argument}"
         else:
             joined.append(argument)
     return joined
@@ -131,6 +134,10 @@ def _with_stdin(arguments: Sequence[str]) -> list[str]:
 def _one_line(error: CycloptsError) -> str:
     cause = error.__cause__
     text = str(cause) if isinstance(cause, CharLSTMError) else str(error)
+    if isinstance(error, UnusedCliTokensError):
+        text = (
+            f"what is {shlex.join(error.unused_tokens or [])} for? Options go by name, such as --data my.txt"
+        )
     return " ".join(text.split()) + " (--help lists the options)"
 
 

@@ -16,6 +16,7 @@ from ..comparison import Comparison
 from ..comparison import compare as compared
 from ..comparison.page import comparison_page
 from ..comparison.tables import COSTS, HEADINGS, costs, letter, notes, options, quality
+from ..pages import check_page
 from ..run import Split, Which
 from ..wording import printable, write_text
 from .options import Backend, Json, Threads, Unknown
@@ -56,12 +57,14 @@ def compare(
     split
         Part of the text. [default: val; with --data all]
     output
-        A page to write, with tables and curves.
+        A page to write, with tables and curves; it takes the place of such a page only.
     encoding
         The text's encoding, where it is another than that of the runs' texts.
     which
         Checkpoint to take.
     """
+    if output is not None:
+        check_page(output)
     found = compared(
         runs,
         data,

@@ -15,6 +15,7 @@ from rich.table import Table
 from ..config import differing
 from ..evaluation import DetailedEvaluation, EvaluationConfig
 from ..run import Split, Which, load
+from ..wording import printable
 from .options import Backend, Json, Precision, Threads, Unknown, tell_unknown
 from .quality import Sampling, TextQualityOptions, check_options, print_text_quality
 
@@ -35,7 +36,7 @@ def evaluate(
     run: Path,
     /,
     *,
-    split: Split = "val",
+    split: Split | None = None,
     data: str | None = None,
     encoding: str | None = None,
     on_unknown: Unknown | None = None,
@@ -55,7 +56,7 @@ def evaluate(
 
     ```
     charlstm evaluate runs/my-1                              # the text's last tenth
-    charlstm evaluate runs/my-1 --data other.txt --split all
+    charlstm evaluate runs/my-1 --data other.txt             # all of it
     charlstm evaluate runs/my-1 --dynamic                    # learns while it reads
     charlstm evaluate runs/my-1 --text-quality               # what it writes, beside real text
     charlstm evaluate runs/my-1 --json
@@ -69,7 +70,7 @@ def evaluate(
     run
         A run directory, or a model directory.
     split
-        Part of the text.
+        Part of the text. [default: what validates (val), of --data all]
     data
         Another text than the one that the run was trained on.
     windows
@@ -85,6 +86,7 @@ def evaluate(
     quality = quality if quality is not None else TextQualityOptions()
     sampling = sampling if sampling is not None else Sampling()
     options = options if options is not None else EvaluationConfig()
+    split = split or ("val" if data is None else "all")
     check_options(quality, sampling, [*(["windows"] if windows else []), *differing(options)], split)
     loaded = load(run, backend, which=which, threads=threads, matmul_precision=matmul_precision)
     own = (
@@ -100,15 +102,16 @@ def evaluate(
         print(json.dumps(found.to_dict()))
         return
     console = Console(highlight=False)
-    console.print(_figures(found))
+    of = {"val": "what validates", "train": "what trains", "test": "what tests"}.get(split, split)
+    console.print(_figures(found, printable(f"{of} of {corpus.name}")))
     console.print(_reliability(found))
 
 
-def _figures(found: DetailedEvaluation) -> Table:
+def _figures(found: DetailedEvaluation, part: str) -> Table:
     by = f"95 % intervals by bootstrap over {len(found.segments):,} segments of the text"
     if all(interval is None for interval in found.intervals.values()):
         by = "too short a text for intervals"
-    table = Table("", "", "95 % interval", "", title=_what(found), caption=by, box=box.SIMPLE)
+    table = Table("", "", "95 % interval", "", title=f"{part}: {_what(found)}", caption=by, box=box.SIMPLE)
     for column in table.columns[1:3]:
         column.justify = "right"
     for name, label, unit in FIGURES:

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from ..data import read_beginning
 from ..inspection import Reading, Search, search
 from ..inspection.page import inspection_page, table_lines
+from ..pages import check_page
 from ..run import INSPECTED, MOST_INSPECTED, Run, Which, load
 from ..wording import printable, write_text
 from .options import Backend, Json, Threads, Unknown, tell_unknown
@@ -55,12 +56,16 @@ def inspect(
         Tokens to read from the text's beginning, at most 20,000. A page has room for all cells of 2 layers of 256
         units while they read 3,000; of more, for those that go most with a property.
     output
-        The page to write. [default: inspect.html; with --json none]
+        The page to write; it takes the place of such a page only. [default: inspect.html; with --json none]
     encoding
         The text's encoding, where it is another than that of the run's text.
     which
         Checkpoint to take.
     """
+    if output is None and not json_output:
+        output = Path("inspect.html")
+    if output is not None:
+        check_page(output)
     loaded = load(run, backend, which=which, threads=threads)
     name, content = None, None
     if text is not None:
@@ -74,8 +79,6 @@ def inspect(
         tell_unknown(loaded.tokenizer, loaded.tokenizer.unknown(content), policy)
     reading = loaded.inspect(content, length=length, on_unknown=on_unknown)
     found = search(reading)
-    if output is None and not json_output:
-        output = Path("inspect.html")
     if output is not None:
         read = "The text that validates" if name is None else name
         title = loaded.directory.name or str(loaded.directory)

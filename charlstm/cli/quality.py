@@ -120,8 +120,8 @@ def _print(found: TextQuality, name: str) -> None:
         shown = (_shown(figure.name, each[figure.name]) for each in columns)
         table.add_row(labels[figure.name], *shown, figure.better)
     console.print(
-        f"{found.characters:,} characters of each kind of text. Held-out text is the ceiling; that of a "
-        f"{len(found.bits_per_char) - 1}-gram model, drawn at temperature {found.temperature:g}, the floor."
+        f"{found.characters:,} characters of each kind of text. Held-out text is what to aim at; that of a "
+        f"{len(found.bits_per_char) - 1}-gram model, drawn at temperature {found.temperature:g}, what to beat."
     )
     console.print(table)
     bits = found.bits_per_char

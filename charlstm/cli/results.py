@@ -110,12 +110,14 @@ def _closing(trainer: Trainer) -> str:
 
 
 def _twice(trainer: Trainer) -> str:
-    """The option that lets a run go on for as long again."""
-    training = trainer.config.training
+    """The options that let a run go on for as long again: twice the limit that has ended it, others as they were."""
+    training, used = trainer.config.training, trainer.limits()
     if training.early_stopping is not None and trainer.stopped_early:
         return f"--early-stopping {2 * training.early_stopping}"
-    if training.max_steps is not None:
-        return f"--max-steps {2 * training.max_steps}"
-    if training.epochs is not None:
-        return f"--epochs {2 * training.epochs:g}"
-    return f"--max-time {math.ceil(trainer.seconds / 30)}m"
+    ended, options = max(used, key=lambda name: used[name]), []
+    for name in used:
+        value = getattr(training, name)
+        if name == ended:
+            value = f"{math.ceil(trainer.seconds / 30)}m" if name == "max_time" else 2 * value
+        options.append(f"--{name.replace('_', '-')} {f'{value:g}' if isinstance(value, float) else value}")
+    return " ".join(options)

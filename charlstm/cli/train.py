@@ -79,7 +79,7 @@ def train(
         Make a few steps, a validation and a checkpoint; print the configuration, the parameters, memory and
         the time that the training would take; leave nothing behind.
     quiet
-        Print no progress.
+        Print no progress, only what comes out of it.
     """
     if quiet:
         logging.getLogger("charlstm").setLevel(logging.WARNING)

@@ -150,7 +150,7 @@ def _sources(
 
 def _check_not_empty(source: Source) -> None:
     if next(source.chunks(), None) is None:
-        raise DataError(f"{source.name} is empty: give a text to learn from")
+        raise DataError(f"{source.name} is empty: give another text")
 
 
 def _check_choice(source: Source, tokenizer: Tokenizer) -> None:

@@ -196,15 +196,11 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise DataError(_missing(str(path))) from None
+        raise DataError(f"no such file: {path}") from None
     except (EOFError, zlib.error, zipfile.BadZipFile, KeyError) as error:
         raise DataError(f"{path} is damaged or cut off: {error}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _missing(data: str) -> str:
-    return f"no such file: {data} (corpora known by name: {', '.join(names())})"
 
 
 def names() -> list[str]:
@@ -254,6 +250,8 @@ def _local(data: str, encoding: str, errors: str) -> tuple[dict[str, list[TextFi
     if path.is_dir():
         return _directory(path, encoding, errors), path.resolve().name or "texts"
     if os.path.lexists(path) or not glob.has_magic(data):
+        if not os.path.lexists(path) and "://" not in data:
+            raise DataError(f"no such file: {data} (corpora known by name: {', '.join(names())})")
         if "://" in data:
             raise DataError(
                 f"{data} is an address on the web that cannot be read: download the file and name it"

@@ -129,7 +129,9 @@ def figures_of(
         "perplexity": np.exp(np.minimum(s["nats"] / tokens, LARGEST_EXPONENT)),
         "bits_per_char": bits / np.maximum(1, s["characters"]),
         "bits_per_word": per_word,
-        "word_perplexity": np.exp2(np.minimum(per_word, LARGEST_EXPONENT / math.log(2))),
+        "word_perplexity": np.where(
+            np.isfinite(per_word), np.exp2(np.minimum(per_word, LARGEST_EXPONENT / math.log(2))), np.nan
+        ),
         "mean_max_posterior": posterior / tokens,
         "top_1_accuracy": top_1 / tokens,
         "top_k_accuracy": s["top_k"] / tokens,

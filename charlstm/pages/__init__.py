@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from ..errors import CharLSTMError, UsageError
 from ..wording import printable
 
+MARK = '<meta name="generator" content="charlstm">'
 STYLE = Path(__file__).with_name("page.css")
 
 
@@ -28,6 +30,7 @@ def page(title: str, body: str, style: str = "", script: str = "") -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{MARK}
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escaped(title)}</title>
@@ -37,6 +40,17 @@ def page(title: str, body: str, style: str = "", script: str = "") -> str:
 {body}</body>
 </html>
 """
+
+
+def check_page(path: Path) -> None:
+    """Make a page's folder; UsageError where another file would be lost, CharLSTMError where it cannot be written."""
+    try:
+        taken = path.exists() and MARK.encode() not in path.read_bytes()[:1000]
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CharLSTMError(f"{path} cannot be written: {error.strerror or error}") from None
+    if taken:
+        raise UsageError(f"{path} exists and is no page of charlstm: choose another file")
 
 
 def _digest(text: str) -> str:

@@ -31,7 +31,7 @@ from .figures import (
 from .ngrams import KneserNey
 from .texts import cut, spread, words
 
-ORDER = 6  # of the n-gram model that gives the floor
+ORDER = 6  # of the n-gram model that is to be beaten
 PIECE = 1000  # characters of each text that is measured
 LEAST = 200  # characters of a piece; fewer say nothing
 COUNTED = 2_000_000  # characters of the training text that n-gram models count, the last ones
@@ -90,9 +90,9 @@ class TextQuality:
     model: dict[str, float | None]
     """Of generated text (or of that which was given)."""
     held_out: dict[str, float | None]
-    """Of real text that was not trained on: the ceiling."""
+    """Of real text that was not trained on: what to aim at."""
     ngram: dict[str, float | None]
-    """Of text drawn from an n-gram model of the training text: the floor."""
+    """Of text drawn from an n-gram model of the training text: what to beat."""
     copy: str
     """The longest stretch that the generated text has in common with the training text."""
     copied_from: int

@@ -230,6 +230,8 @@ def _add_errors(app: FastAPI) -> None:
         place = first["loc"][1:2]  # a number where the body is no JSON
         field = _ascii(place[0]) if place and isinstance(place[0], str) else None
         message = f"{field or 'the body of the request'}: {_ascii(first['msg'])}"
+        if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
+            message = "the body of the request has to be JSON, with the header Content-Type: application/json"
         return JSONResponse(error(message, parameter=field), 400)
 
     @app.exception_handler(QueueFullError)
@@ -250,10 +252,12 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: HTTPRequest, failure: HTTPException) -> JSONResponse:
-        code = (
-            "model_not_found" if request.url.path.startswith("/v1/") and failure.status_code == 404 else None
-        )
-        told = error(_ascii(str(failure.detail)), code=code)
+        message, code = str(failure.detail), None
+        if failure.status_code == 404 and request.scope.get("route") is None:
+            message, code = f"there is no {request.url.path}: /docs lists what there is", "not_found"
+        elif failure.status_code == 404 and request.url.path.startswith("/v1/"):
+            code = "model_not_found"
+        told = error(_ascii(message), code=code)
         return JSONResponse(told, failure.status_code, headers=failure.headers)
 
     @app.exception_handler(Exception)

@@ -61,7 +61,7 @@ class Trainer:
         self._stale = 0  # validations since the best one
         self._watch = LossWatch()
         self._validated_at = self._saved_at = -1
-        self._clock = time.perf_counter()
+        self._clock = 0.0  # when training began, by `_now`
         self._busy_seconds, self._busy_tokens = 0.0, 0  # of training alone, since the last line of metrics
         self._rate = 0.0  # of the last step
 
@@ -77,7 +77,7 @@ class Trainer:
         change), and for what is no number it raises DivergedError; the checkpoints are those from before.
         """
         self.reporter.notice(self.describe())
-        self._clock = time.perf_counter() - self.seconds
+        self._clock = self._now() - self.seconds
         metrics = MetricsLog(self.directory, self.step, self.config.training.tensorboard)
         if self.step == 0:
             self.save("last")  # a place to go back to
@@ -143,17 +143,18 @@ class Trainer:
 
     def progress(self) -> float:
         """How much of the training is over, 0 to 1, by whichever limit is nearest."""
-        training = self.config.training
-        parts = [0.0]
-        if self.stopped_early:
-            parts.append(1.0)
+        return min(1.0, max([0.0, float(self.stopped_early), *self.limits().values()]))
+
+    def limits(self) -> dict[str, float]:
+        """The limits of `TrainingConfig` that were given, and how much of each is used up."""
+        training, used = self.config.training, {}
         if training.max_steps is not None:
-            parts.append(self.step / training.max_steps)
+            used["max_steps"] = self.step / training.max_steps
         if training.epochs is not None:
-            parts.append(self.step / max(1, round(training.epochs * self.batches.steps_per_epoch)))
+            used["epochs"] = self.step / max(1, round(training.epochs * self.batches.steps_per_epoch))
         if training.max_seconds is not None:
-            parts.append(self.seconds / training.max_seconds)
-        return min(1.0, max(parts))
+            used["max_time"] = self.seconds / training.max_seconds
+        return used
 
     @property
     def stopped_early(self) -> bool:
@@ -173,8 +174,12 @@ class Trainer:
 
     def _tick(self) -> float:
         """`progress`, by the clock as it stands now."""
-        self.seconds = time.perf_counter() - self._clock
+        self.seconds = self._now() - self._clock
         return self.progress()
+
+    def _now(self) -> float:
+        """Seconds by a clock that stands still while kernels are compiled: no limit of time pays for that."""
+        return time.perf_counter() - self.model.ops.compile_seconds()
 
     def gradients(self, step: int, batch: Batch) -> StepGradients:
         """What a step's batch gives: the loss, the flat gradients, their norm, and the state after it."""
@@ -183,7 +188,7 @@ class Trainer:
 
     def train_step(self, done: float) -> None:
         """One step, `done` (0 to 1) of the training being over."""
-        started = time.perf_counter()
+        started = self._now()
         batch = self.batches[self.step]
         found = self.gradients(self.step, batch)
         self._watch.add(self.step, found.loss, found.norm)
@@ -194,7 +199,7 @@ class Trainer:
         self.state = found.state
         self.step += 1
         self.tokens += batch.x.size
-        self._busy_seconds += time.perf_counter() - started
+        self._busy_seconds += self._now() - started
         self._busy_tokens += batch.x.size
 
     def read_losses(self) -> None:
@@ -202,9 +207,9 @@ class Trainer:
 
         Raises DivergingError, as `train_step` does where nothing is waited for.
         """
-        started = time.perf_counter()
+        started = self._now()
         self._watch.read()
-        self._busy_seconds += time.perf_counter() - started
+        self._busy_seconds += self._now() - started
 
     def _settle(self) -> None:
         """`read_losses`, and where a jump is let be, on to what is due all the same."""
