@@ -209,7 +209,7 @@ class TrainingConfig:
     clip_norm: float = 1.0
     """Largest global norm of the gradient; longer ones are scaled down to it."""
     max_time: str | None = None
-    """Stop after this much training time, such as 16s, 5m or 2h."""
+    """Stop after this much training time, such as 16s, 5m or 2h; compiling kernels for a machine does not count."""
     max_steps: int | None = None
     """Stop after this many steps."""
     epochs: float | None = None
