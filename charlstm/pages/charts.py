@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 640, 250
-LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 46  # around the area that is drawn on
+LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 40  # around the area that is drawn on
 LETTER = 13  # height of a label
 LABELLED = 16  # room to the right of curves for their labels
 MOST = 500  # points of a curve; of more, means of neighbours are drawn
@@ -100,7 +100,7 @@ def _axes(x: _Scale, y: _Scale, x_label: str) -> list[str]:
     for value in x.ticks():
         parts.append(f'<path class="grid" d="M{x(value)} {bottom}v4"/>')
         parts.append(f'<text class="x" x="{x(value)}" y="{bottom + 6}">{value:g}</text>')
-    parts.append(f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}">{escape(x_label)}</text>')
+    parts.append(f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 5}">{escape(x_label)}</text>')
     return parts
 
 

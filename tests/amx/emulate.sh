@@ -58,7 +58,7 @@ echo "== ended with \$?" > /dev/ttyS0
 /bin/busybox poweroff -f
 INIT
 chmod +x "$system/init"
-rm -f "$work/disk.img"
+rm -f "$work/disk.img" "$system/emulation/disk.img"
 mke2fs -q -t ext2 -d "$system" "$work/disk.img" 4G
 mv "$work/disk.img" "$system/emulation/disk.img"
 cat > "$system/emulation/bochsrc" <<'BOCHS'
