@@ -19,9 +19,9 @@ def comparison_page(found: Comparison) -> str:
     """The whole page."""
     letters = [letter(k) for k in range(len(found.runs))]
     told = "".join(f"<li><bdi>{escaped(note)}</bdi></li>\n" for note in notes(found))
-    differing = options(found)
+    differing, count = options(found), len(found.runs)
     body = [
-        f"<h1>{len(found.runs)} run{'s' * (len(found.runs) > 1)} compared</h1>\n<p>On <bdi>{escaped(found.text)}</bdi>.</p>\n",
+        f"<h1>{count} run{'s' * (count > 1)} compared</h1>\n<p>On <bdi>{escaped(found.text)}</bdi>.</p>\n",
         _wide(HEADINGS, quality(found)),
         '<p class="faint">Intervals are by bootstrap over segments of the text; for a difference, of the same '
         "segments for both runs. Where it holds 0, this text does not tell which of the two is better.</p>\n",
