@@ -12,14 +12,19 @@ system=$work/system
 
 command -v debootstrap >/dev/null || apt-get install -y debootstrap
 [ -e "$system/venv" ] || {
-  debootstrap --variant=minbase --include=python3-venv,busybox-static,bochs,bochs-term,bochsbios,vgabios,grub-pc-bin,grub-common,xorriso,mtools,bsdutils,build-essential,flex,bison,bc,libelf-dev,libssl-dev,linux-source-6.12,xz-utils,e2fsprogs \
-    trixie "$system" http://deb.debian.org/debian || chroot "$system" dpkg --configure -a
+  debootstrap --variant=minbase trixie "$system" http://deb.debian.org/debian
+  chroot "$system" apt-get install -y -qq --no-install-recommends python3-venv busybox-static bochs bochs-term bochsbios vgabios \
+    grub-pc-bin grub-common xorriso mtools bsdutils build-essential flex bison bc libelf-dev libssl-dev linux-source-6.12 xz-utils
   chroot "$system" python3 -m venv /venv
 }
 rm -rf "$system/project" && mkdir -p "$system/project" "$system/emulation"
 (cd "$here/../.." && git archive HEAD) | tar -x -C "$system/project"
 cp "$here/check.py" "$system/emulation/"
-chroot "$system" /venv/bin/pip install --quiet /project
+rm -rf "$system/wheels"
+python3 -m pip wheel --quiet --no-deps --wheel-dir "$system/wheels" "$system/project"
+python3 -m pip download --quiet --only-binary :all: --python-version 3.13 --platform manylinux_2_28_x86_64 \
+  --platform manylinux2014_x86_64 --dest "$system/wheels" "$system/wheels/"charlstm-*.whl
+chroot "$system" /usr/bin/env -i PATH=/usr/bin:/bin /venv/bin/pip install --quiet --no-index --find-links /wheels charlstm
 
 echo "== the kernel"
 [ -e "$system/emulation/iso/boot/vmlinuz" ] || chroot "$system" bash -euo pipefail <<'KERNEL'
