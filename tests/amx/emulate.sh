@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tile engine on an emulated processor with AMX: Linux on Bochs's Sapphire Rapids, and in it check.py.
 #
-#     sudo tests/amx/emulate.sh FOLDER [medium|high ...]     # on Debian or Ubuntu; 6 GB, an hour
+#     sudo tests/amx/emulate.sh FOLDER [medium|high ...]     # on Debian or Ubuntu; 6 GB, half an hour
 #
 # Bochs has no XFD, by which Linux gives tile registers to programs that ask for them; so the kernel built here
 # gives them to every program. What this shows is arithmetic, detection and permission, not time.
