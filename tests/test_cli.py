@@ -109,6 +109,32 @@ def test_backends() -> None:
     assert rows["cupy"]["available"] or rows["cupy"]["reason"]
 
 
+def test_the_limit_that_ended_a_run_is_the_one_that_is_raised(tmp_path: Path, text: Path) -> None:
+    options = [
+        "train",
+        "--data",
+        text,
+        *TINY,
+        "--max-steps",
+        100000,
+        "--max-time",
+        "1s",
+        "--out",
+        tmp_path / "run",
+    ]
+    done = charlstm_command(*options)
+    assert done.returncode == 0, done.stderr
+    assert "--max-steps 100000 --max-time 1m\n" in done.stdout + done.stderr
+
+
+def test_all_of_another_text_is_measured(small_run: charlstm.Run, tmp_path: Path) -> None:
+    """The heading says of what, and nothing is said by words where there are none."""
+    (tmp_path / "dots.txt").write_text("." * 40)
+    done = charlstm_command("evaluate", small_run.directory, "--data", tmp_path / "dots.txt")
+    assert "all of dots.txt: 39 tokens" in done.stdout
+    assert "word perplexity" not in done.stdout
+
+
 def test_backends_check() -> None:
     make_ops("numba")
     done = charlstm_command("backends", "--check", "--json")
