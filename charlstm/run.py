@@ -33,6 +33,8 @@ from .options import from_dict
 from .sampling import SamplingConfig
 
 Split = Literal["train", "val", "test", "all"]
+SPLITS: dict[str, str] = {"train": "what trains", "val": "what validates", "test": "what tests", "all": "all"}
+"""In words, of a text."""
 Which = Literal["best", "last"]
 INSPECTED, MOST_INSPECTED = 3000, 20_000  # tokens that are looked into: by default, and at most
 SAMPLE = SamplingConfig(length=300)  # of a model card
@@ -155,9 +157,8 @@ class Run:
         )
         if corpus.tokenizer.hash != self.tokenizer.hash:
             raise DataError(f"{corpus.name} was tokenized with another vocabulary than this model's")
-        parts = parts_of(
-            corpus, self.data_config, split or ("all" if isinstance(data, (str, Path)) else "val")
-        )
+        split = split or default_split(isinstance(data, (str, Path)))
+        parts = parts_of(corpus, self.data_config, split)
         if windows:
             T, stride = self.data_config.seq_len, self.data_config.window_stride
             parts = [part if isinstance(part, Windows) else Windows(part, T, stride) for part in parts]
@@ -307,9 +308,14 @@ class Run:
         return [Figure("test", found.loss, found.bits_per_char)]
 
 
+def default_split(another_text: bool) -> Split:
+    """What is measured where nothing is said: all of another text than the run's own, else what validates."""
+    return "all" if another_text else "val"
+
+
 def parts_of(corpus: Corpus, config: DataConfig, split: Split) -> list[Part]:
     """What is read of a split; UsageError for a name that is none, DataError where there is nothing in it."""
-    if split not in ("train", "val", "test", "all"):
+    if split not in SPLITS:
         raise UsageError(f"split must be train, val, test or all, not {split!r}")
     if split == "all":
         return [tokens for tokens in pieces_of(corpus) if len(tokens)]

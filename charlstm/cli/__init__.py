@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ charlstm backends --check         # does this machine compute rightly?
 ```
 """
 
+HYPHENED = ("--data", "--text", "--prompt-file", "--max-time")
 COMMANDS = {  # each lies in the module of its name, and begins its own help so
     "train": "Train a language model.",
     "generate": "Generate text from a trained model.",
@@ -76,7 +78,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("charlstm").setLevel(logging.INFO)
     try:
         status = _app(arguments)(
-            _with_stdin(arguments),
+            _with_values(arguments),
             exit_on_error=False,
             print_error=False,
             result_action="return_value",
@@ -117,14 +119,11 @@ class _ToStderr(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
-def _with_stdin(arguments: Sequence[str]) -> list[str]:
-    """With `--data -` and `--max-time -5s` as one word: what begins with a hyphen is a value there, not an option."""
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """With `--data -` and `--max-time -5s` as one word: a hyphen, alone or before a digit, begins a value there."""
     joined: list[str] = []
     for argument in arguments:
-        lone = argument == "-" and joined and joined[-1] in ("--data", "--text", "--prompt-file")
-        if lone or (
-            joined and joined[-1] == "--max-time" and argument.startswith("-") and argument[1:2].isdigit()
-        ):
+        if joined and joined[-1] in HYPHENED and re.fullmatch(r"-(\d.*)?", argument):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)

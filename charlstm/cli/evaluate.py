@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ..config import differing
 from ..evaluation import DetailedEvaluation, EvaluationConfig
-from ..run import Split, Which, load
+from ..run import SPLITS, Split, Which, default_split, load
 from ..wording import printable
 from .options import Backend, Json, Precision, Threads, Unknown, tell_unknown
 from .quality import Sampling, TextQualityOptions, check_options, print_text_quality
@@ -86,7 +86,7 @@ def evaluate(
     quality = quality if quality is not None else TextQualityOptions()
     sampling = sampling if sampling is not None else Sampling()
     options = options if options is not None else EvaluationConfig()
-    split = split or ("val" if data is None else "all")
+    split = split or default_split(data is not None)
     check_options(quality, sampling, [*(["windows"] if windows else []), *differing(options)], split)
     loaded = load(run, backend, which=which, threads=threads, matmul_precision=matmul_precision)
     own = (
@@ -102,8 +102,7 @@ def evaluate(
         print(json.dumps(found.to_dict()))
         return
     console = Console(highlight=False)
-    of = {"val": "what validates", "train": "what trains", "test": "what tests"}.get(split, split)
-    console.print(_figures(found, printable(f"{of} of {corpus.name}")))
+    console.print(_figures(found, printable(f"{SPLITS[split]} of {corpus.name}")))
     console.print(_reliability(found))
 
 

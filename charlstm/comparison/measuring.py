@@ -19,7 +19,7 @@ from ..data import STDIN, Corpus, Part, Tokenizer, Windows
 from ..errors import CharLSTMError, CheckpointError, UsageError
 from ..evaluation import DetailedEvaluation, figures_of, resampling
 from ..evaluation.figures import CONFIDENCE, FEWEST
-from ..run import Run, Split, Which, load, parts_of
+from ..run import SPLITS, Run, Split, Which, default_split, load, parts_of
 
 BLOCK = 1 << 20  # tokens that are decoded at once
 Interval = tuple[float, float]
@@ -174,7 +174,7 @@ def compare(
     """
     if data == STDIN:
         raise UsageError("every run reads the text for itself: give a file in place of stdin")
-    split = split if split is not None else ("val" if data is None else "all")
+    split = split or default_split(data is not None)
     found: list[tuple[Measured, _Read]] = []
     left_out: list[LeftOut] = []
     problem: CharLSTMError = UsageError("name one or more run directories to compare")
@@ -203,10 +203,11 @@ def _measured(
     run: Run, metrics: list[dict[str, Any]], corpus: Corpus, data: str | None, split: Split, which: Which
 ) -> tuple[Measured, _Read]:
     parts = parts_of(corpus, run.data_config, split)
-    of = {"all": "all", "train": "what trains", "val": "what validates", "test": "what tests"}[split]
     windows = f", in windows of {parts[0].seq_len} tokens" if isinstance(parts[0], Windows) else ""
     whole = split == "all" and corpus.whole is not None
-    read = _Read(corpus.sha256, whole, _hash(parts, run.tokenizer), f"{of} of {corpus.name}{windows}")
+    read = _Read(
+        corpus.sha256, whole, _hash(parts, run.tokenizer), f"{SPLITS[split]} of {corpus.name}{windows}"
+    )
     model_alone = {"model": dataclasses.asdict(run.model.config)}
     concerns = dataclasses.asdict(run.config) if _is_run(run) else model_alone
     options = {

@@ -45,7 +45,10 @@ def page(title: str, body: str, style: str = "", script: str = "") -> str:
 def check_page(path: Path) -> None:
     """Make a page's folder; UsageError where another file would be lost, CharLSTMError where it cannot be written."""
     try:
-        taken = path.exists() and MARK.encode() not in path.read_bytes()[:1000]
+        taken = False
+        if path.exists():
+            with open(path, "rb") as file:  # which may be a text of any size
+                taken = MARK.encode() not in file.read(1000)
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CharLSTMError(f"{path} cannot be written: {error.strerror or error}") from None
